@@ -1,0 +1,189 @@
+"""The OpenVINO back end: the fastest on a CPU, and for Intel's graphics.
+
+A network is traced once (the graph is cached by content) and compiled for fixed picture sizes, one row a request. Full
+groups of rows run side by side, a thread each; what is left over runs on all threads, one after the other. So any
+number of rows runs without compiling anything new, and more rows are never slower than one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache as remember
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines import Choice
+from engines.cache import Cache, network_key
+from engines.errors import EngineError
+from engines.fold import folded
+from engines.spec import Network, Port, Precision
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
+SIDE_BY_SIDE = 2  # requests in a group: one thread each pays off from two on, and needs that many cores
+NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
+
+
+@remember
+def _core() -> ov.Core:
+    import openvino
+
+    return openvino.Core()
+
+
+def missing() -> str | None:
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        return f"{error}: pip install openvino"
+    return None
+
+
+def devices() -> list[str]:
+    """`cpu` first; Intel GPUs by their OpenVINO names in lower case."""
+    names = [str(d) for d in _core().available_devices]
+    return ["cpu"] + [n.lower() for n in names if n.startswith("GPU")]
+
+
+def precisions(device: str) -> list[Precision]:
+    able = _core().get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
+    if device != "cpu":
+        return ["f16", "f32"]
+    return ["bf16", "f32"] if "BF16" in able else ["f32"]
+
+
+def build(network: Network, choice: Choice, cache: Path | None) -> OpenVinoEngine:
+    return OpenVinoEngine(network, choice, cache)
+
+
+def trace(network: Network) -> ov.Model:
+    """The network as an OpenVINO model with dynamic axes; EngineError where it cannot be converted."""
+    import openvino
+
+    module = folded(network.module)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shape checks of diffusers; parity is tested
+            model = openvino.convert_model(module, example_input=network.example())
+    except (RuntimeError, TypeError, ValueError) as error:  # openvino wraps its converter's errors in these
+        raise EngineError(f"OpenVINO cannot convert the {network.name}: {error}\nuse --engine torch") from error
+    for port, node in zip(network.inputs, model.inputs, strict=True):
+        node.get_tensor().set_names({port.name})
+    shapes = {port.name: openvino.PartialShape([-1 if isinstance(a, str) else a for a in port.shape])
+              for port in network.inputs}  # fmt: skip
+    model.reshape(shapes)
+    return model
+
+
+class OpenVinoEngine:
+    """A traced network and what has been compiled of it, by picture size."""
+
+    backend = "openvino"
+
+    def __init__(self, network: Network, choice: Choice, cache: Path | None) -> None:
+        self.device = torch.device("cpu")
+        self.precision: Precision = choice.precision
+        self._name = network.name
+        self._inputs, self._output = network.inputs, network.output
+        self._target = choice.device.upper()
+        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[choice.precision]}
+        self._model = self._trace(network, cache)
+        self._sized: dict[tuple[int, ...], _Sized] = {}
+
+    def _trace(self, network: Network, cache: Path | None) -> ov.Model:
+        import openvino
+
+        if cache is None:
+            return trace(network)
+        place = Cache(cache / "openvino").fetch(
+            network_key(network, f"openvino {openvino.__version__}"),
+            lambda folder: openvino.save_model(trace(network), folder / "graph.xml", compress_to_fp16=False),
+        )
+        return _core().read_model(place / "graph.xml")
+
+    def prepare(self, **sizes: int) -> None:
+        """Compiles for these picture sizes; any number of rows."""
+        self._for(tuple(sizes[a] for a in self._axes()))
+
+    def _axes(self) -> list[str]:
+        """The named axes but rows, in order of first appearance."""
+        named = (a for p in self._inputs for a in p.shape if isinstance(a, str) and a != "rows")
+        return list(dict.fromkeys(named))
+
+    def _for(self, sizes: tuple[int, ...]) -> _Sized:
+        if sizes not in self._sized:
+            self._sized[sizes] = self._compile(dict(zip(self._axes(), sizes, strict=True)))
+        return self._sized[sizes]
+
+    def _compile(self, sizes: dict[str, int]) -> _Sized:
+        sizes = {**sizes, "rows": 1}
+        model = self._model.clone()
+        model.reshape({p.name: [a if isinstance(a, int) else sizes[a] for a in p.shape] for p in self._inputs})
+        alone = {**self._config, "PERFORMANCE_HINT": "LATENCY"}
+        together = {**self._config, "NUM_STREAMS": str(SIDE_BY_SIDE)}
+        try:
+            one = _core().compile_model(model, self._target, alone)
+            many = None
+            if self._target == "CPU" and cores() >= SIDE_BY_SIDE:
+                many = _core().compile_model(model, self._target, together)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile the {self._name} for {sizes}: {error}") from error
+        return _Sized(one, many)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        ready = [self._checked(x, p) for x, p in zip(inputs, self._inputs, strict=True)]
+        sizes = {a: n for p, x in zip(self._inputs, ready, strict=True) for a, n in zip(p.shape, x.shape, strict=True)}
+        compiled = self._for(tuple(sizes[a] for a in self._axes()))
+        rows = sizes["rows"]
+        out = np.empty((rows, *compiled.shape), NUMPY[self._output.dtype])
+        compiled.run(ready, out)
+        return torch.from_numpy(out)
+
+    def _checked(self, x: Tensor, port: Port) -> np.ndarray[Any, Any]:
+        if x.dim() != len(port.shape):
+            raise EngineError(f"{self._name}: {port.name} has shape {tuple(x.shape)}, expected {port.shape}")
+        return x.to(port.dtype).contiguous().numpy()
+
+
+class _Sized:
+    """One network compiled for one picture size: alone on all threads, and side by side on a thread each."""
+
+    def __init__(self, one: ov.CompiledModel, many: ov.CompiledModel | None) -> None:
+        self.shape = tuple(one.outputs[0].shape)[1:]
+        self._one = one.create_infer_request()
+        self._many = [many.create_infer_request() for _ in range(SIDE_BY_SIDE)] if many is not None else []
+
+    def run(self, inputs: list[np.ndarray[Any, Any]], out: np.ndarray[Any, Any]) -> None:
+        """Every row of `inputs`, into the same row of `out`."""
+        row, rows = 0, len(out)
+        while self._many and rows - row >= SIDE_BY_SIDE:
+            for k, request in enumerate(self._many):
+                self._bind(request, inputs, out, row + k)
+                request.start_async()
+            for request in self._many:
+                request.wait()
+            row += SIDE_BY_SIDE
+        for last in range(row, rows):
+            self._bind(self._one, inputs, out, last)
+            self._one.infer()
+
+    @staticmethod
+    def _bind(request: ov.InferRequest, inputs: list[np.ndarray[Any, Any]], out: np.ndarray[Any, Any],
+              row: int) -> None:  # fmt: skip
+        import openvino
+
+        for i, x in enumerate(inputs):
+            request.set_input_tensor(i, openvino.Tensor(x[row : row + 1], shared_memory=True))
+        request.set_output_tensor(0, openvino.Tensor(out[row : row + 1], shared_memory=True))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

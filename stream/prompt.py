@@ -1,0 +1,79 @@
+"""Prompts: their little grammar, and the value that conditions a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from stream.errors import SettingsError
+
+WEIGHT = re.compile(r"^(?P<text>.*\S)\s*:\s*(?P<weight>\d{1,6}(?:\.\d+)?)\s*$", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Text:
+    """What conditions rows, as one value that travels with them.
+
+    `tokens` is `(rows, tokens, width)`. `pooled` `(rows, width)` and `time_ids` `(rows, 6)` are SDXL's, else None.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parts that are there, in the order in which a denoiser takes them."""
+        return tuple(t for t in (self.tokens, self.pooled, self.time_ids) if t is not None)
+
+    @staticmethod
+    def cat(texts: Sequence[Text]) -> Text:
+        """The rows of all of them, in order."""
+        return Text(*(_cat([getattr(t, f) for t in texts]) for f in ("tokens", "pooled", "time_ids")))
+
+    @staticmethod
+    def blend(texts: Sequence[Text], weights: Sequence[float]) -> Text:
+        """Their weighted mean; time ids are the first one's."""
+        share = [w / sum(weights) for w in weights]
+
+        def mean(field: str) -> Tensor | None:
+            parts = [getattr(t, field) for t in texts]
+            return None if parts[0] is None else sum(w * p for w, p in zip(share, parts, strict=True))
+
+        tokens = mean("tokens")
+        assert tokens is not None
+        return Text(tokens, mean("pooled"), texts[0].time_ids)
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat([p for p in parts if p is not None])
+
+
+def parse(prompt: str) -> list[tuple[str, float]]:
+    """Texts and weights of a prompt: `watercolor | neon:0.5` is `[("watercolor", 1.0), ("neon", 0.5)]`."""
+    parts = []
+    for piece in prompt.split("|"):
+        found = WEIGHT.match(piece)
+        parts.append((found["text"].strip(), float(found["weight"])) if found else (piece.strip(), 1.0))
+    if len(parts) == 1 and parts[0][1] != 1.0:
+        parts = [(prompt.strip(), 1.0)]
+    if sum(w for _, w in parts) <= 0:
+        raise SettingsError(f"the weights of prompt {prompt[:80]!r} add up to 0: give one part a weight above 0")
+    return [p for p in parts if p[1] > 0]
+
+
+class Prompter:
+    """Prompts to `Text`, blended by weight; the last few are remembered, since sessions share and repeat them."""
+
+    def __init__(self, encode: Callable[[str, int, int], Text]) -> None:
+        self._encode = lru_cache(maxsize=64)(encode)
+
+    def __call__(self, prompt: str, width: int, height: int) -> Text:
+        """The `Text` of one row, `(1, ...)`, for pictures of this size."""
+        parts = parse(prompt)
+        texts = [self._encode(text, width, height) for text, _ in parts]
+        return texts[0] if len(texts) == 1 else Text.blend(texts, [w for _, w in parts])

@@ -1,0 +1,276 @@
+"""The bench: how fast the whole pipeline is here, and against plain diffusers with the same weights, in one run.
+
+Frames come from memory (the test card, drawn before the clock starts) and painted pictures are dropped, so that what is
+timed is the pipeline: preprocess, similarity, encode, denoise, decode, postprocess. Figures that are compared are taken
+in turn, round by round, so that a machine that speeds up or slows down touches both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import engines
+from engines.cache import default_folder
+from stream.config import ModelSpec, spec
+from stream.frame import Frame
+from stream.models import Model, load
+from stream.pipeline import Painter, Session
+from stream.settings import Settings
+from stream.sources.testcard import CardSource
+
+NETWORKS = ("encode", "denoise", "decode")
+STREAMS = (1, 2, 4, 8)
+ROUNDS = 5
+WARM_UP = 8
+PACKAGES = ("torch", "diffusers", "transformers", "openvino", "numpy", "opencv-python-headless", "av")
+
+
+def frames_of(settings: Settings, count: int) -> list[Frame]:
+    """The test card, moving, at the settings' size."""
+    card = CardSource(count, (settings.width, settings.height))
+    return list(card)
+
+
+def clocked(work: Callable[[], Any]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+class Rig:
+    """A painter with open sessions, run over the same frames again and again."""
+
+    def __init__(self, model: Model, settings: Settings, frames: Sequence[Frame], streams: int = 1) -> None:
+        self.painter = Painter(model)
+        self.frames = frames
+        self.sessions: list[Session] = [self.painter.open(settings.changed(seed=i)) for i in range(streams)]
+        self.run(WARM_UP)
+        self.painter.stopwatch.clear()
+
+    def run(self, count: int) -> float:
+        """Seconds for `count` ticks."""
+        return clocked(lambda: [self._tick(i) for i in range(count)])
+
+    def _tick(self, i: int) -> None:
+        ahead = [self.frames[(i + 7 * k) % len(self.frames)] for k in range(len(self.sessions))]
+        self.painter.tick({s: [f] for s, f in zip(self.sessions, ahead, strict=True)})
+
+    def networks_ms(self) -> float:
+        return sum(self.painter.stopwatch.total_ms[n] for n in NETWORKS)
+
+
+class Diffusers:
+    """Plain diffusers image-to-image: same weights, size, step and prompt, as its documentation calls it."""
+
+    def __init__(self, model: ModelSpec, settings: Settings, timesteps: Sequence[int], frames: Sequence[Frame]) -> None:
+        from diffusers import LCMScheduler, StableDiffusionImg2ImgPipeline
+        from PIL import Image
+
+        from stream.weights import read_pipeline
+
+        parts = dict(read_pipeline(model).components)
+        parts["scheduler"] = LCMScheduler.from_config(parts["scheduler"].config)
+        self._pipeline = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._images = [Image.fromarray(f.image) for f in frames]
+        self._timesteps, self._settings = list(timesteps), settings
+
+    def paint(self, index: int) -> np.ndarray[Any, Any]:
+        """One picture, `(height, width, 3)` in 0..1."""
+        result = self._pipeline(
+            prompt=self._settings.prompt, image=self._images[index % len(self._images)], strength=1.0,
+            num_inference_steps=len(self._timesteps), timesteps=self._timesteps, guidance_scale=1.0,
+            generator=torch.Generator("cpu").manual_seed(0), output_type="np",
+        )  # fmt: skip
+        picture: np.ndarray[Any, Any] = result.images[0]
+        return picture
+
+    def run(self, count: int) -> float:
+        return clocked(lambda: [self.paint(i) for i in range(count)])
+
+
+def rounds(rounds: int, *runs: Callable[[], float]) -> list[list[float]]:
+    """What every run gives, taken in turn, `rounds` times."""
+    out: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for values, run in zip(out, runs, strict=True):
+            values.append(run())
+    return out
+
+
+def speed(rig: Rig, ticks: int, seconds: Sequence[float]) -> dict[str, Any]:
+    """Figures of one rig after its rounds of `ticks`."""
+    frames = ticks * len(rig.sessions)
+    wall_ms = sum(seconds) * 1000
+    return {
+        "fps": round(frames / statistics.median(seconds), 2),
+        "frame_ms": round(statistics.median(seconds) * 1000 / frames, 3),
+        "wall_over_networks": round(wall_ms / rig.networks_ms(), 4),
+        "stages_ms": rig.painter.stopwatch.report(),
+    }
+
+
+def against_diffusers(model: Model, settings: Settings, frames: Sequence[Frame], quick: bool) -> dict[str, Any]:
+    """The default run and plain diffusers, round by round."""
+    ours_n, theirs_n = (20, 4) if quick else (60, 15)
+    rig = Rig(model, settings, frames)
+    schedule = rig.sessions[0].steering.schedule
+    plain = Diffusers(model.spec, settings, schedule.timesteps, frames)
+    plain.run(3)
+    ours, theirs = rounds(2 if quick else ROUNDS, lambda: rig.run(ours_n), lambda: plain.run(theirs_n))
+    out = speed(rig, ours_n, ours)
+    theirs_fps = theirs_n / statistics.median(theirs)
+    ratios = [theirs_n_s / theirs_n / (ours_s / ours_n) for ours_s, theirs_n_s in zip(ours, theirs, strict=True)]
+    out["diffusers_fps"] = round(theirs_fps, 2)
+    out["diffusers_ms"] = round(1000 / theirs_fps, 2)
+    out["vs_diffusers"] = round(statistics.median(ratios), 3)
+    return out
+
+
+def several_streams(model: Model, settings: Settings, frames: Sequence[Frame], quick: bool) -> dict[str, Any]:
+    """Total fps of 1, 2, 4 and 8 streams in one painter, round by round."""
+    rigs = [Rig(model, settings, frames, n) for n in STREAMS]
+    ticks = [max(2, (16 if quick else 48) // n) for n in STREAMS]
+    runs = [lambda rig=rig, n=n: rig.run(n) for rig, n in zip(rigs, ticks, strict=True)]
+    seconds = rounds(2 if quick else ROUNDS, *runs)
+    return {str(len(rig.sessions)): speed(rig, n, s) for rig, n, s in zip(rigs, ticks, seconds, strict=True)}
+
+
+def still_scene(model: Model, settings: Settings, frames: Sequence[Frame], quick: bool) -> dict[str, Any]:
+    """A still scene with a camera's noise, with and without the similarity filter."""
+    count = 40 if quick else 150
+    rng = np.random.default_rng(0)
+    base = frames[0].image.astype(np.int16)
+    noisy = [np.clip(base + rng.normal(0, 3, base.shape), 0, 255).astype(np.uint8) for _ in range(30)]
+    still = [Frame(noisy[i % 30], i, Fraction(1, 30)) for i in range(count)]
+    out: dict[str, Any] = {"frames": count}
+    for name, on in (("without", False), ("with", True)):
+        rig = Rig(model, settings.changed(similarity=on), still)
+        seconds = rig.run(count)
+        out[name] = {"fps": round(count / seconds, 2), "networks_ms": round(rig.networks_ms(), 1)}
+        out["skip_rate"] = round(rig.sessions[0].filter.rate, 4)
+    out["networks_saved"] = round(1 - out["with"]["networks_ms"] / out["without"]["networks_ms"], 4)
+    return out
+
+
+def conditions(model: Model, choice: engines.Choice, settings: Settings) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {p: version(p) for p in PACKAGES},
+        "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "torch_threads": torch.get_num_threads(),
+        "card": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "model": model.name,
+        "engine": {"backend": choice.backend, "device": choice.device, "precision": choice.precision,
+                   "why": choice.why},
+        "settings": settings.model_dump(),
+        "input": "the test card, from memory",
+    }  # fmt: skip
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def measure(name: str, backend: str, device: str, precision: str, size: tuple[int, int] | None,
+            quick: bool) -> dict[str, Any]:  # fmt: skip
+    """Everything, as one dictionary; `fps`, `wall_over_networks` and `vs_diffusers` are the default run's."""
+    found = spec(name)
+    settings = found.settings.changed(prompt=found.settings.prompt or "watercolor painting")
+    if size is not None:
+        settings = settings.changed(width=size[0], height=size[1])
+    choice = engines.choose(backend, device, precision)
+    frames = frames_of(settings, 90)
+    out: dict[str, Any] = {}
+    with Progress(transient=True) as bar:
+        task = bar.add_task("bench", total=4)
+        model = load(found, choice, default_folder())
+        out |= against_diffusers(model, settings, frames, quick)
+        bar.advance(task)
+        out["streams"] = several_streams(model, settings, frames, quick)
+        bar.advance(task)
+        out["similarity"] = still_scene(model, settings, frames, quick)
+        bar.advance(task)
+        others = [p for p in engines.backend(choice.backend).precisions(choice.device) if p != choice.precision]
+        out["precisions"] = {choice.precision: {k: out[k] for k in ("fps", "frame_ms", "wall_over_networks")}}
+        for other in others if precision == "auto" else []:
+            rig = Rig(load(found, engines.choose(choice.backend, choice.device, other), default_folder()), settings, frames)
+            ticks = 20 if quick else 60
+            out["precisions"][other] = speed(rig, ticks, [rig.run(ticks) for _ in range(2 if quick else ROUNDS)])
+            out["precisions"][other].pop("stages_ms")
+        bar.advance(task)
+    return out | {"quick": quick, "conditions": conditions(model, choice, settings)}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The figures as tables."""
+    where = result["conditions"]
+    engine = where["engine"]
+    console.print(f"{where['model']} on {engine['backend']} {engine['precision']}, {where['processor']}, "
+                  f"{where['cores']} cores", highlight=False)  # fmt: skip
+    table = Table("stage", "p50 ms", "p95 ms", "p99 ms")
+    for stage, row in result["stages_ms"].items():
+        table.add_row(stage, *(f"{row[p]:.2f}" for p in ("p50", "p95", "p99")))
+    console.print(table)
+    console.print(f"{result['fps']} fps; wall time {result['wall_over_networks']} x the networks' own")
+    console.print(f"plain diffusers: {result['diffusers_fps']} fps, so {result['vs_diffusers']} x as fast")
+    for name, row in result["precisions"].items():
+        console.print(f"{name}: {row['fps']} fps")
+    for count, row in result.get("streams", {}).items():
+        console.print(f"{count} streams: {row['fps']} fps in all")
+    if "similarity" in result:
+        row = result["similarity"]
+        console.print(f"still scene: {row['skip_rate']:.0%} skipped, {row['networks_saved']:.0%} of the work saved")
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """The result as JSON, whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(result, indent=1, default=plain_number) + "\n")
+    new.replace(path)
+
+
+def plain_number(value: Any) -> Any:
+    """Numpy numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def main(
+    json_file: Path | None = None, quick: bool = False, model: str = "builtin", engine: str = "auto",
+    device: str = "auto", precision: str = "auto", size: tuple[int, int] | None = None,
+) -> None:  # fmt: skip
+    """Measures, prints, and writes `json_file`."""
+    console = Console()
+    result = measure(model, engine, device, precision, size, quick)
+    show(result, console)
+    if json_file is not None:
+        write(result, json_file)
+        console.print(f"written to {json_file}")
