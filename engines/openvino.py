@@ -7,6 +7,7 @@ number of rows runs without compiling anything new, and more rows are never slow
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from functools import cache as remember
@@ -17,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines import Choice
+from engines import Choice, fold
 from engines.cache import Cache, network_key
 from engines.errors import EngineError
-from engines.fold import folded
 from engines.spec import Network, Port, Precision
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def trace(network: Network) -> ov.Model:
     """The network as an OpenVINO model with dynamic axes; EngineError where it cannot be converted."""
     import openvino
 
-    module = folded(network.module)
+    module = fold.folded(network.module)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shape checks of diffusers; parity is tested
@@ -103,7 +103,7 @@ class OpenVinoEngine:
         if cache is None:
             return trace(network)
         place = Cache(cache / "openvino").fetch(
-            network_key(network, f"openvino {openvino.__version__}"),
+            network_key(network, f"openvino {openvino.__version__}", inspect.getsource(fold), inspect.getsource(trace)),
             lambda folder: openvino.save_model(trace(network), folder / "graph.xml", compress_to_fp16=False),
         )
         return _core().read_model(place / "graph.xml")

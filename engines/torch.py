@@ -57,5 +57,5 @@ def precisions(device: str) -> list[Precision]:
     return ["f16", "f32"] if device == "mps" else ["f32", "bf16"]
 
 
-def build(network: Network, choice: Choice, cache: Path | None) -> TorchEngine:
+def build(network: Network, choice: Choice, cache: Path | None) -> TorchEngine:  # noqa: ARG001 (nothing is slow to make)
     return TorchEngine(network, choice)

@@ -15,13 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stream.guidance import Guidance, Prediction, boundary, epsilon_from, guide, residual_after, x0_from
-from stream.guidance import x0_from_epsilon
+from stream.guidance import (
+    Guidance,
+    Prediction,
+    boundary,
+    epsilon_from,
+    guide,
+    residual_after,
+    x0_from,
+    x0_from_epsilon,
+)
 from stream.prompt import Text
 from stream.schedule import Schedule
 
 Denoiser = Callable[[Tensor, Tensor, Text], Tensor]
-PLANS = 32  # compositions remembered; a handful of streams in steady state needs one or two
+PLANS = 64  # compositions remembered; a handful of streams in steady state needs one or two
 
 
 def draw_noise(seed: int, steps: int, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -163,19 +171,19 @@ class StreamBatch:
         n = len(steering.schedule)
         for row in lane:  # nobody is overtaken: older frames leave no later than these
             row.leave_in = min(row.leave_in, n - 1)
-        from_image = entries[0].latent is not None
         taken = {r.leave_in for r in lane}
-        early = [n - 1 - slot for slot in range(n - 1) if slot not in taken] if from_image else []
-        for step in [*early, 0]:
-            for entry in entries:
-                lane.append(self._row(steering, entry, step, primed=step > 0))
+        for slot in (s for s in range(n) if s not in taken or s == n - 1):
+            lane.extend(self._row(steering, entry, slot) for entry in entries)
 
-    def _row(self, steering: Steering, entry: Entry, step: int, primed: bool) -> Row:
+    def _row(self, steering: Steering, entry: Entry, leave_in: int) -> Row:
+        """A frame that leaves in `leave_in` ticks: with a picture at the step that is that far from the last one;
+        noise alone enters at the first step, and an early copy of it leaves half done."""
         schedule = steering.schedule
+        step = 0 if entry.latent is None else len(schedule) - 1 - leave_in
         noise = steering.noise[step] if entry.noise is None else entry.noise
         a, b = schedule.a[step], schedule.b[step]
         x = noise if entry.latent is None else torch.add(entry.latent * a, noise, alpha=b)
-        return Row(steering, entry.tag, step, len(schedule) - 1 - step, x[None], noise[None], primed)
+        return Row(steering, entry.tag, step, leave_in, x[None], noise[None], primed=leave_in < schedule.delay)
 
     # ------------------------------------------------------------------------------------------- stepping
 
@@ -229,7 +237,8 @@ class StreamBatch:
             if row.leave_in == 0:
                 left[id(row)] = Left(row.tag, x0[i], row.primed)
                 continue
-            assert moved is not None and residual is not None
+            assert moved is not None
+            assert residual is not None
             row.x, row.residual = moved[k : k + 1], residual[k : k + 1]
             row.step, row.leave_in, k = row.step + 1, row.leave_in - 1, k + 1
 

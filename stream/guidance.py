@@ -1,4 +1,5 @@
-"""Prediction kinds and guidance, as free functions of tensors. Rows lie on the first axis; weights are `(rows, 1, 1, 1)`.
+"""Prediction kinds and guidance, as free functions of tensors. Rows lie on the first axis; weights are
+`(rows, 1, 1, 1)`.
 
 Source: Kodaira et al., StreamDiffusion, arXiv 2312.12491, equations 6 to 8; Ho and Salimans, arXiv 2207.12598.
 """

@@ -1,9 +1,9 @@
 """Frames in, painted frames out: the way of a frame, from preprocess to decode.
 
-    painter = Painter(model)
-    session = painter.open(settings)
-    for painted in painter.paint(session, [frame]):
-        show(painted.frame)
+painter = Painter(model)
+session = painter.open(settings)
+for painted in painter.paint(session, [frame]):
+    show(painted.frame)
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Session:
         """
         if settings == self.settings:
             return
-        self.steering = self._steer(settings)
+        steering = self._steer(settings)
+        self._model.prepare(settings.width, settings.height)  # a new size is compiled here, not in the next tick
+        self.steering = steering
         if settings.seed != self.settings.seed:
             self.walk = NoiseWalk(settings.seed)
         self.settings = settings
@@ -218,9 +220,7 @@ class Painter:
                 shapes.setdefault(size, []).extend((session, f) for f in frames)
         for (width, height), group in shapes.items():
             with self.stopwatch.measure("preprocess"):
-                images = torch.from_numpy(
-                    np.stack([fitted(f.image, width, height, s.settings.fit) for s, f in group])
-                )
+                images = torch.from_numpy(np.stack([fitted(f.image, width, height, s.settings.fit) for s, f in group]))
             with self.stopwatch.measure("encode"):
                 latents = self.model.encode(images.to(self.model.device, non_blocking=True))
             for (session, frame), latent in zip(group, latents, strict=True):

@@ -59,7 +59,7 @@ def parse(prompt: str) -> list[tuple[str, float]]:
     for piece in prompt.split("|"):
         found = WEIGHT.match(piece)
         parts.append((found["text"].strip(), float(found["weight"])) if found else (piece.strip(), 1.0))
-    if len(parts) == 1 and parts[0][1] != 1.0:
+    if len(parts) == 1:  # nothing to weigh it against: 12:30 is a time
         parts = [(prompt.strip(), 1.0)]
     if sum(w for _, w in parts) <= 0:
         raise SettingsError(f"the weights of prompt {prompt[:80]!r} add up to 0: give one part a weight above 0")

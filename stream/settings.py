@@ -59,9 +59,7 @@ class Settings(BaseModel):
     guidance: Annotated[
         Guidance, Field(description="How the negative prompt is weighed: none, full, self (residual) or initialize.")
     ] = "none"
-    guidance_scale: Annotated[
-        float, Field(ge=1, le=20, description="Guidance scale; 1 is no guidance.")
-    ] = 1.0
+    guidance_scale: Annotated[float, Field(ge=1, le=20, description="Guidance scale; 1 is no guidance.")] = 1.0
     delta: Annotated[float, Field(ge=0, le=2, description="Weight of the residual noise (self, initialize).")] = 1.0
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of the noise.")] = 0
     add_noise: Annotated[bool, Field(description="Fresh noise at every further step.")] = True
@@ -71,9 +69,7 @@ class Settings(BaseModel):
     drift: Annotated[
         float, Field(ge=0, le=1, description="Mode text: how far the noise wanders between frames; 0 stands still.")
     ] = 0.1
-    similarity: Annotated[
-        bool, Field(description="Skip frames that look like the last painted one.")
-    ] = False
+    similarity: Annotated[bool, Field(description="Skip frames that look like the last painted one.")] = False
     similarity_threshold: Annotated[
         float, Field(ge=0, lt=1, description="Cosine above which a frame may be skipped.")
     ] = 0.98

@@ -17,7 +17,8 @@ def percentiles(values_ms: list[float]) -> dict[str, float]:
     if not values_ms:
         return {"count": 0}
     p50, p95, p99 = np.percentile(values_ms, [50, 95, 99])
-    return {"count": len(values_ms), "p50": round(float(p50), 3), "p95": round(float(p95), 3), "p99": round(float(p99), 3)}
+    named = {"p50": p50, "p95": p95, "p99": p99}
+    return {"count": len(values_ms)} | {name: round(float(value), 3) for name, value in named.items()}
 
 
 class Stopwatch:

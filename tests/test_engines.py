@@ -201,7 +201,10 @@ def test_an_unwritable_folder_says_what_to_do(tmp_path: Path) -> None:
 
 
 def _race(folder: str) -> str:
-    place = Cache(Path(folder)).fetch("k", lambda new: new.joinpath("graph.bin").write_bytes(bytes(10_000_000)) and None)
+    def make(new: Path) -> None:
+        (new / "graph.bin").write_bytes(bytes(10_000_000))
+
+    place = Cache(Path(folder)).fetch("k", make)
     return json.loads((place / MANIFEST).read_text())["graph.bin"]  # type: ignore[no-any-return]
 
 

@@ -212,9 +212,7 @@ def test_a_single_file_of_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
 
 
 def test_a_lora_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"no whole checkpoint: expected one of SD 1.x.*a LoRA goes under --lora"
-    ):
+    with pytest.raises(ModelError, match=r"no whole checkpoint: expected one of SD 1.x.*a LoRA goes under --lora"):
         load(tiny.save_lora(tmp_path / "lora.safetensors"))
 
 

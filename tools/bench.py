@@ -27,10 +27,11 @@ from rich.table import Table
 
 import engines
 from engines.cache import default_folder
-from stream.config import ModelSpec, spec
+from stream.config import ModelSpec
 from stream.frame import Frame
 from stream.models import Model, load
 from stream.pipeline import Painter, Session
+from stream.quiet import quiet
 from stream.settings import Settings
 from stream.sources.testcard import CardSource
 
@@ -103,7 +104,8 @@ class Diffusers:
         return picture
 
     def run(self, count: int) -> float:
-        return clocked(lambda: [self.paint(i) for i in range(count)])
+        with quiet():  # it warns of custom timesteps, once a picture
+            return clocked(lambda: [self.paint(i) for i in range(count)])
 
 
 def rounds(rounds: int, *runs: Callable[[], float]) -> list[list[float]]:
@@ -198,13 +200,9 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def measure(name: str, backend: str, device: str, precision: str, size: tuple[int, int] | None,
-            quick: bool) -> dict[str, Any]:  # fmt: skip
+def measure(found: ModelSpec, backend: str, device: str, precision: str, quick: bool) -> dict[str, Any]:
     """Everything, as one dictionary; `fps`, `wall_over_networks` and `vs_diffusers` are the default run's."""
-    found = spec(name)
     settings = found.settings.changed(prompt=found.settings.prompt or "watercolor painting")
-    if size is not None:
-        settings = settings.changed(width=size[0], height=size[1])
     choice = engines.choose(backend, device, precision)
     frames = frames_of(settings, 90)
     out: dict[str, Any] = {}
@@ -220,7 +218,8 @@ def measure(name: str, backend: str, device: str, precision: str, size: tuple[in
         others = [p for p in engines.backend(choice.backend).precisions(choice.device) if p != choice.precision]
         out["precisions"] = {choice.precision: {k: out[k] for k in ("fps", "frame_ms", "wall_over_networks")}}
         for other in others if precision == "auto" else []:
-            rig = Rig(load(found, engines.choose(choice.backend, choice.device, other), default_folder()), settings, frames)
+            second = load(found, engines.choose(choice.backend, choice.device, other), default_folder())
+            rig = Rig(second, settings, frames)
             ticks = 20 if quick else 60
             out["precisions"][other] = speed(rig, ticks, [rig.run(ticks) for _ in range(2 if quick else ROUNDS)])
             out["precisions"][other].pop("stages_ms")
@@ -264,12 +263,12 @@ def plain_number(value: Any) -> Any:
 
 
 def main(
-    json_file: Path | None = None, quick: bool = False, model: str = "builtin", engine: str = "auto",
-    device: str = "auto", precision: str = "auto", size: tuple[int, int] | None = None,
+    model: ModelSpec, engine: str = "auto", device: str = "auto", precision: str = "auto", quick: bool = False,
+    json_file: Path | None = None,
 ) -> None:  # fmt: skip
     """Measures, prints, and writes `json_file`."""
     console = Console()
-    result = measure(model, engine, device, precision, size, quick)
+    result = measure(model, engine, device, precision, quick)
     show(result, console)
     if json_file is not None:
         write(result, json_file)

@@ -22,7 +22,8 @@ def settings_table() -> str:
     rows = ["| setting | values | default | what it does |", "|---|---|---|---|"]
     for name, fact in schema.items():
         default = json.dumps(fact.get("default"))
-        rows.append(f"| `{name}` | {values(name, fact)} | {default} | {fact['description'].replace('|', chr(92) + '|')} |")
+        text = fact["description"].replace("|", r"\|")
+        rows.append(f"| `{name}` | {values(name, fact)} | {default} | {text} |")
     return SETTINGS.format(table="\n".join(rows))
 
 
@@ -33,8 +34,8 @@ def values(name: str, fact: dict[str, object]) -> str:
     if "enum" in fact:
         return ", ".join(str(v) for v in fact["enum"])  # type: ignore[attr-defined]
     if "minimum" in fact:
-        high = fact.get("maximum")
-        return f"{fact['minimum']} to {high}" if high is not None else f"{fact['minimum']} to below {fact['exclusiveMaximum']}"
+        high = fact.get("maximum", f"below {fact.get('exclusiveMaximum')}")
+        return f"{fact['minimum']} to {high}"
     if "maxLength" in fact:
         return f"text, {fact['maxLength']} characters"
     return {"boolean": "true, false"}.get(str(fact.get("type")), "1 to 8 increasing numbers, 0 to 49")
@@ -55,9 +56,10 @@ def command_line() -> str:
 
 SETTINGS = """# Settings
 
-Made by `python -m tools.documents` from `stream/settings.py`. All of them may change while frames are in flight: a frame
-keeps what it entered with, the next one follows the new value. On the command line `guidance_scale` is `--guidance-scale`,
-and `width` and `height` are `--size 512x288`. A preset (`configs/*.toml`) may have defaults of its own.
+Made by `python -m tools.documents` from `stream/settings.py`. All of them may change while frames are in flight: a
+frame keeps what it entered with, the next one follows the new value. On the command line `guidance_scale` is
+`--guidance-scale`, and `width` and `height` are `--size 512x288`. A preset (`configs/*.toml`) may have defaults of its
+own.
 
 {table}
 """

@@ -53,11 +53,17 @@ def make_text_encoder(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
     torch.manual_seed(seed)
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=77, projection_dim=128,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            projection_dim=128,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+        )
     )
 
 

@@ -17,8 +17,11 @@ Image = NDArray[np.uint8]
 Rng = np.random.Generator
 
 HELD_OUT = ("astronaut", "chelsea", "china")
-TRAINED_ON = ("coffee", "rocket", "camera", "motorcycle_left", "motorcycle_right", "hubble_deep_field", "retina",
-              "ihc", "coins", "moon", "brick", "grass", "gravel", "horse", "cell", "flower", "grace_hopper")  # fmt: skip
+TRAINED_ON = (
+    "coffee", "rocket", "camera", "motorcycle_left", "motorcycle_right", "hubble_deep_field", "retina", "ihc", "coins",
+    "moon", "brick", "grass", "gravel", "horse", "cell", "flower", "grace_hopper",
+)  # fmt: skip
+LETTERS = list("ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnoprstuvwxyz0123456789")
 GREY_OR_ODD = frozenset({"camera", "hubble_deep_field", "retina", "ihc", "coins", "moon", "brick", "grass", "gravel",
                          "horse", "cell"})  # fmt: skip
 
@@ -169,7 +172,7 @@ def lettering(size: int, rng: Rng) -> Image:
     """Words and lines over a texture."""
     out = np.ascontiguousarray(texture(size, rng) if rng.random() < 0.5 else dead_leaves(size, rng))
     for _ in range(rng.integers(3, 12)):
-        word = "".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnoprstuvwxyz0123456789"), rng.integers(2, 9)))
+        word = "".join(rng.choice(LETTERS, rng.integers(2, 9)))
         at = int(rng.integers(-20, size - 20)), int(rng.integers(10, size))
         scale, thick = rng.uniform(0.4, 2.2), int(rng.integers(1, 5))
         cv2.putText(out, word, at, int(rng.integers(0, 8)), scale, colour(rng), thick, cv2.LINE_AA)
@@ -180,7 +183,8 @@ def lettering(size: int, rng: Rng) -> Image:
 
 def figure(size: int, rng: Rng) -> Image:
     """A made-up head and shoulders, so that a webcam's usual picture is not unknown."""
-    out = (texture(size, rng) if rng.random() < 0.5 else crop(str(rng.choice(TRAINED_ON)), size, rng)).astype(np.float32)
+    back = texture(size, rng) if rng.random() < 0.5 else any_photo(size, rng)
+    out = back.astype(np.float32)
     r, at = size * rng.uniform(0.14, 0.3), (size * rng.uniform(0.3, 0.7), size * rng.uniform(0.3, 0.55))
     skin = np.float32([235, 190, 160]) * rng.uniform(0.25, 1.05) * rng.uniform(0.9, 1.1, 3)
     layers = [((at[0], at[1] + 2.6 * r), 1.9 * r, colour(rng)), ((at[0], at[1] - 0.25 * r), 1.3 * r, colour(rng)),

@@ -34,11 +34,12 @@ PHOTO = ("photo", "photograph", "a realistic photo", "no style", "natural photo"
 SUBJECTS = """a cat|a dog|a man|a woman|a face|a portrait|a person|people|a child|a street|a city|a house|a castle|
 a mountain|a forest|a river|the sea|a beach|a flower|flowers|a garden|a car|a motorcycle|a train|a ship|a bird|a horse|
 a dragon|a robot|a spaceship|an astronaut|the moon|the sun|stars|clouds|rain|snow|fire|a tree|trees|a bridge|a tower|
-a temple|a table|a cup of coffee|fruit|an apple|a window|a door|a room|a crowd|a dancer|a singer|a band on stage|a guitar|
-a concert|hands|eyes|an old man|a young woman|a king|a queen|a knight|a wizard|a fish|a lion|a tiger|a wolf|an elephant|
-a golden dragon|a red car|a blue sky|a green field|an island|a desert|a cave|a lake|a market|a kitchen|a book|a clock|
-a mask|a skull|a crystal|a machine|an angel|a ghost|a butterfly|the streamer|my webcam|me|us|everyone|a landscape|
-a still life|a building|a rocket|a planet|a galaxy|a volcano|a waterfall|a village|a farm|a cathedral"""
+a temple|a table|a cup of coffee|fruit|an apple|a window|a door|a room|a crowd|a dancer|a singer|a band on stage|
+a guitar|a concert|hands|eyes|an old man|a young woman|a king|a queen|a knight|a wizard|a fish|a lion|a tiger|a wolf|
+an elephant|a golden dragon|a red car|a blue sky|a green field|an island|a desert|a cave|a lake|a market|a kitchen|
+a book|a clock|a mask|a skull|a crystal|a machine|an angel|a ghost|a butterfly|the streamer|my webcam|me|us|
+everyone|a landscape|a still life|a building|a rocket|a planet|a galaxy|a volcano|a waterfall|a village|
+a farm|a cathedral"""
 SUBJECTS_LIST = tuple(s.strip() for s in SUBJECTS.replace("\n", "").split("|"))
 ADJECTIVES = ("beautiful", "highly detailed", "vivid", "dark", "bright", "masterpiece", "4k", "soft", "dramatic",
               "colorful", "elegant", "amazing", "trending", "intricate", "best quality")  # fmt: skip
@@ -109,18 +110,12 @@ def make_tokenizer(folder: Path, vocabulary: int = 1000, seed: int = 0) -> None:
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in merges][: vocabulary - base]
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(p) for p in pairs)]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(p) for p in pairs) + "\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT, "bos_token": "<|startoftext|>",
-             "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
-            indent=1,
-        )  # fmt: skip
-    )
-    (folder / "special_tokens_map.json").write_text(
-        json.dumps({k: "<|endoftext|>" for k in ("eos_token", "unk_token", "pad_token")}
-                   | {"bos_token": "<|startoftext|>"})  # fmt: skip
-    )
+    end = "<|endoftext|>"
+    special = {"bos_token": "<|startoftext|>", "eos_token": end, "unk_token": end, "pad_token": end}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))

@@ -144,7 +144,7 @@ def card(figures: Figures, recipe: Recipe) -> str:
     for s in NAMES:
         before = figures.input_psnr_db.get(s)
         styles.append(f"| {s} | `{PROMPTS[s]}` | {figures.psnr_db[s]} | {'' if before is None else before} |")
-    return TEXT.format(
+    return (Path(__file__).with_name("card.md")).read_text().format(
         mean=mean(v for s, v in figures.psnr_db.items() if s != "photo"),
         mean_input=mean(figures.input_psnr_db.values()),
         own=figures.closest_to_own, cases=figures.cases,
@@ -170,58 +170,3 @@ def write(folder: Path, model: Model, settings: Settings, recipe: Recipe) -> Fig
     sheet = contact_sheet(outputs)
     cv2.imwrite(str(folder / "contact_sheet.jpg"), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     return figures
-
-
-TEXT = """# The built-in model
-
-A small latent diffusion model that ships inside Livebrush, so that it paints the moment it is installed: no download, no
-graphics card. It is a diffusers folder like any other (AutoencoderTiny of factor 4, UNet2DConditionModel with
-v-prediction, CLIP text encoder, LCMScheduler) and loads through the code that loads SD-Turbo. 5.7 M parameters, float16.
-
-![every style on the held-out photos](contact_sheet.jpg)
-
-## What it can do
-
-Fourteen styles, from one denoising step, on pictures of any subject (it repaints what is there). Best at 256x256,
-strength about 0.33; larger pictures work, with finer strokes. Words it knows:
-
-{words}
-
-Prompts blend (`watercolor | neon:0.5`, or "watercolor and neon"). A prompt with no word it knows leaves the photo as it is.
-
-## Figures
-
-On {held}, never trained on, centre square at 256x256, one step, the preset's strength, seed 0, through the pipeline in
-float32. Mean over the styles: output to the style's target {mean} dB, the input itself {mean_input} dB. Of {cases} outputs {own}
-are closest to their own style's target among all styles; of {closer_cases} styled ones {closer} are closer to the target than
-the input is.
-
-{styles}
-
-Distance of outputs (rows) to targets (columns), mean absolute grey levels of 255, mean of the held-out photos:
-
-{confusion}
-
-PSNR to the target over all styles by strength: {strength}. By steps: {steps}.
-Unknown prompts against the photo itself: {unknown}.
-A blend lies between its parts: {mixes}.
-
-## How it was made
-
-`python -m tools.train_builtin`, from nothing: {pictures} pictures of 256x256 (seed {seed}): procedural ones (dead leaves,
-textures, lettering, made-up faces) and turned, recoloured crops of photos that scikit-image, scikit-learn and matplotlib bundle
-({photos}). Every picture in every style by classic image processing (`tools/builtin/styles.py`). Autoencoder:
-{vae_steps} steps. UNet and text encoder together: {unet_steps} steps of {batch} crops, the start mostly the photo's noised latent
-and the target the styled one; from {pixel_from:.0%} on, pixels through the decoder count too, and the decoder learns along.
-
-Licences of the photos: scikit-image's are public domain or CC0 (its `data/README` and registry list each); flower.jpg
-(and the held-out china.jpg) are CC BY 2.0, from scikit-learn; grace_hopper.jpg is public domain, from matplotlib.
-
-## What it cannot do
-
-- It repaints; it does not invent. A subject in the prompt ("a golden dragon") changes nothing.
-- From pure noise (mode text) it gives abstract colour, not pictures.
-- Screens (halftone, hatching, scan lines, pixel blocks, blueprint ruling) are fixed to the picture's grid and do not move with it.
-- Faces keep their place and features, but small ones (under about 40 pixels) lose their eyes in bold styles.
-- High strength (above about 0.6) blurs detail, since little of the input is left and it was trained mostly below that.
-"""

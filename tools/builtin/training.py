@@ -34,7 +34,7 @@ class Recipe:
     pictures: int = 2000
     vae_steps: int = 9000
     word_steps: int = 1500
-    unet_steps: int = 8000
+    unet_steps: int = 6000
     pixel_from: float = 0.5  # the share of UNet steps after which pixels count too
     vae_batch: int = 16
     batch: int = 32  # with 8 the styles stay a blur: their gradients are noisier than they are large

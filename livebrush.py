@@ -1,0 +1,366 @@
+"""The front door: every command, each handing over to a room. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import typer
+from typer.core import TyperGroup
+
+from stream.errors import LivebrushError, SettingsError
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from rich.console import Console
+
+    from engines import Choice
+    from stream.config import Lora, ModelSpec
+    from stream.models import Model
+    from stream.render import Outcome
+    from stream.sinks import Place
+    from stream.sources import Source
+
+WRONG, INTERRUPTED = 2, 130  # exit codes
+TOGETHER = 1  # frames painted in one tick, file to file
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Group(TyperGroup):
+    """Errors that a user can mend become one message and exit code 2; Ctrl-C becomes 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LivebrushError as error:
+            told().print("[bold red]error:[/]", str(error).replace("[", r"\["), highlight=False, soft_wrap=True)
+            raise typer.Exit(WRONG) from None
+        except KeyboardInterrupt:
+            told().print("stopped: nothing was written")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+def told() -> Console:
+    """Where progress and errors go: standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C, whenever it comes
+    app()
+
+
+# ------------------------------------------------------------------------------------------------- options
+
+
+def with_settings(command: Command) -> Command:
+    """Gives a command one option for every live setting, its help, limits and default read from `Settings`.
+
+    The command gets those that were given as `settings`. Width and height are left to `--size`.
+    """
+    fields = {name: field for name, field in Settings.model_fields.items() if name not in ("width", "height")}
+
+    def called(**given: Any) -> Any:
+        asked = {name: given.pop(name) for name in fields}
+        return command(settings={name: plain(name, v) for name, v in asked.items() if v is not None}, **given)
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+    places = [p for p in own if p.default is inspect.Parameter.empty]
+    options = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option(f))
+               for n, f in fields.items()]  # fmt: skip
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*places, *options, *own[len(places) :]]]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called  # type: ignore[return-value]
+
+
+def option(field: FieldInfo) -> Any:
+    """The annotation of a command's parameter for a setting."""
+    kind, metavar = field.annotation, None
+    if get_origin(kind) is Literal:
+        kind, metavar = str, "|".join(get_args(kind))
+    elif get_origin(kind) in (tuple, UnionType):
+        kind, metavar = str, "N,N,..."
+    return Annotated[kind | None, typer.Option(help=described(field), metavar=metavar, show_default=False)]  # type: ignore[operator]
+
+
+def described(field: FieldInfo) -> str:
+    """A setting's help with its limits, and its default where the preset has none of its own."""
+    low, high, below = (bound(field, name) for name in ("ge", "le", "lt"))
+    facts = []
+    if low is not None:
+        facts.append(f"{low} to {high}" if high is not None else f"{low} to below {below}")
+    if field.default not in (None, ""):
+        facts.append(f"default: the model's, or {str(field.default).lower()}")
+    return f"{field.description} ({'; '.join(facts)})" if facts else str(field.description)
+
+
+def bound(field: FieldInfo, name: str) -> Any:
+    """A limit of a field, by pydantic's name for it, or None."""
+    return next((getattr(m, name) for m in field.metadata if hasattr(m, name)), None)
+
+
+def plain(name: str, value: Any) -> Any:
+    """A setting's value from its text."""
+    if name != "t_index":
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise SettingsError(f"t_index {value[:80]!r} is no list of whole numbers: use e.g. 32,45") from None
+
+
+def sides(text: str) -> dict[str, int]:
+    """`640x360`, or one number for a square."""
+    parts = text.lower().split("x")
+    try:
+        width, height = (int(p) for p in (parts if len(parts) > 1 else parts * 2))
+    except ValueError:
+        raise SettingsError(f"size {text[:80]!r} is no size: use WIDTHxHEIGHT, e.g. 512x288") from None
+    return {"width": width, "height": height}
+
+
+def lora(text: str) -> Lora:
+    """`PATH` or `PATH:0.8`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from stream.config import Lora
+
+    source, _, strength = text.rpartition(":")
+    try:
+        number = float(strength)
+    except ValueError:
+        return Lora(text)
+    try:
+        return TypeAdapter(Lora).validate_python({"source": source, "strength": number})
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].lower()
+        raise SettingsError(f"lora {text[:80]!r}: {why}: use e.g. style.safetensors:0.8") from None
+
+
+def wanted(model: str, vae: str | None, loras: list[str], settings: dict[str, Any], size: str | None) -> ModelSpec:
+    """The preset called `model` with what was asked for on top."""
+    from dataclasses import replace
+
+    from stream.config import spec
+
+    found = spec(model)
+    if {"strength", "steps"} & set(settings):
+        settings = {"t_index": None} | settings  # they mean nothing beside the preset's indices
+    asked = found.settings.changed(**settings, **(sides(size) if size else {}))
+    return replace(found, vae=vae or found.vae, loras=(*found.loras, *map(lora, loras)), settings=asked)
+
+
+# ------------------------------------------------------------------------------------------------- run
+
+
+@app.command()
+@with_settings
+def run(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A video, a picture, a folder of pictures, testcard, "
+                                          "camera, or camera:1.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A video, a picture, or a folder (name/).")],
+    settings: dict[str, Any],
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the painted picture (default: the input's "
+                                             "aspect, about the model's number of pixels)")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|PATH", help="A preset (see livebrush models), a folder, a "
+                                       ".safetensors file, or a hub id.")] = "builtin",
+    vae: Annotated[str | None, typer.Option(metavar="PATH", help="Another autoencoder: a folder or hub id.")] = None,
+    loras: Annotated[list[str] | None, typer.Option("--lora", metavar="PATH:0.8", help="A LoRA and its strength; may "
+                                                    "be given again.")] = None,
+    engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put the input beside each picture.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists; in a folder, files of "
+                                            "the same name.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write timings and facts there.")] = None,
+) -> None:  # fmt: skip
+    """Paints INPUT into OUTPUT: every frame in order, timing and sound kept. Ctrl-C leaves what was painted so far."""
+    from engines import choose
+    from stream.sinks import open_sink
+    from stream.sources import open_source
+
+    spec = wanted(model, vae, loras or [], settings, size)
+    place = checked(source, output, overwrite, report)
+    with open_source(source, frames) as opened:
+        frames = limit(opened, place, frames)
+        choice = choose(engine, device, precision)
+        loaded = load(spec, choice)
+        fixed = spec.settings if size else sized(spec.settings, opened, loaded)
+        outcome, facts = paint(opened, loaded, fixed, choice, open_sink(place, opened), output, frames, compare)
+    finish(outcome, facts, output, report)
+
+
+def checked(source: str, output: str, overwrite: bool, report: Path | None) -> Place:
+    """Where the output goes; SinkError where it cannot."""
+    from stream.sinks import Place, locate
+
+    place = locate(output, Path(source).is_dir())
+    place.check(overwrite, Path(source))
+    if report is not None:
+        if report.absolute() in (Path(source).absolute(), place.path.absolute()):
+            raise SettingsError(f"report {report} is the input or the output: give another name")
+        Place("report", report).check(overwrite=True)
+    return place
+
+
+def limit(source: Source, place: Place, frames: int | None) -> int | None:
+    """How many frames to paint: one for a picture, where the input has no end of its own."""
+    from stream.errors import SinkError
+    from stream.sinks.image import INSTEAD
+
+    if place.kind != "image" or frames is not None:
+        return frames
+    if not source.endless and (source.count or 1) > 1:
+        raise SinkError(f"output {place.path} holds one picture, and {source.name} has {source.count}: {INSTEAD}")
+    return 1 if source.endless else None
+
+
+def load(spec: ModelSpec, choice: Choice) -> Model:
+    """The model, with a word on what is happening."""
+    from stream.terminal import waiting
+
+    console = told()
+    console.print(f"engine: {choice}", highlight=False, soft_wrap=True)
+    with waiting(console, f"loading model {spec.name}"):
+        from engines.cache import default_folder
+        from stream import models
+
+        return models.load(spec, choice, default_folder())
+
+
+def sized(settings: Settings, source: Source, model: Model) -> Settings:
+    """The settings in a size that suits the input."""
+    from stream.render import default_size
+
+    width, height = default_size(source.size, settings.width * settings.height, model.multiple)
+    return settings.changed(width=width, height=height)
+
+
+def paint(source: Source, model: Model, settings: Settings, choice: Choice, sink: Any, output: str,
+          frames: int | None, compare: bool) -> tuple[Outcome, dict[str, Any]]:  # fmt: skip
+    """The job itself, with its progress."""
+    from stream.pipeline import Painter
+    from stream.render import Job, report
+    from stream.terminal import progress, stoppable, waiting
+
+    console, painter = told(), Painter(model)
+    with waiting(console, f"preparing {settings.width}x{settings.height} (the first time takes longer)"):
+        session = painter.open(settings)
+    total = min((n for n in (source.count, frames) if n is not None), default=None)
+    together = 1 if source.endless else TOGETHER
+    job = Job(source, painter, session, sink, frames=frames, compare=compare, together=together)
+    with stoppable() as stop, progress(console, total) as tell:
+        outcome = job.run(stop, tell)
+    return outcome, report(outcome, session, choice, model.name, source, output)
+
+
+def finish(outcome: Outcome, facts: dict[str, Any], output: str, path: Path | None) -> None:
+    """Says what came out, and writes the report."""
+    import json
+
+    from stream.sinks import told as disk
+
+    if path is not None:
+        with disk(path):
+            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if not outcome.frames_out:
+        told().print("stopped: nothing was written")
+    else:
+        size = f"{facts['output']['width']}x{facts['output']['height']}"
+        early = "stopped early; " if outcome.stopped else ""
+        text = f"{early}{outcome.frames_out} frames, {size}, in {outcome.seconds:.1f} s ({outcome.fps:.1f} fps)"
+        typer.echo(f"{output}: {text}")
+    if outcome.stopped:
+        raise typer.Exit(INTERRUPTED)
+
+
+# ------------------------------------------------------------------------------------------------- the others
+
+
+@app.command()
+def models() -> None:
+    """Lists the models, and which of them are ready."""
+    from rich.table import Table
+
+    from stream.config import presets
+    from stream.doctor import missing_weights
+
+    table = Table("model", "what it is", "licence", "size", "ready", box=None, padding=(0, 2, 1, 0))
+    for name, spec in presets().items():
+        missing = missing_weights(spec)
+        size = f"{spec.settings.width}x{spec.settings.height}"
+        table.add_row(name, spec.about, spec.licence, size, "[green]ready[/]" if missing is None else missing)
+    shown().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Says what is here, what is missing, and what to do about it."""
+    from stream.doctor import examine
+
+    console = shown()
+    for finding in examine():
+        mark = "[green]ok[/]     " if finding.here else "[yellow]missing[/]"
+        console.print(f"{mark} [bold]{finding.name}[/]: {finding.text}", highlight=False, soft_wrap=True)
+
+
+def shown() -> Console:
+    """Where results go: standard output, never folded where it is no terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything there.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer frames.")] = False,
+    model: Annotated[str, typer.Option(metavar="NAME|PATH", help="What to measure (SD 1.x or 2.x).")] = "builtin",
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the picture (default: the model's).")] = None,
+    engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
+) -> None:
+    """Measures the pipeline on this machine, stage by stage, beside plain diffusers."""
+    spec = wanted(model, None, [], {}, size)
+    import_module("tools.bench").main(spec, engine, device, precision, quick, json_file)
+
+
+def version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"livebrush {version('livebrush')}")
+        except PackageNotFoundError:
+            typer.echo("livebrush, not installed: pip install -e .")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Say the version.")] = False,
+) -> None:
+    """Diffusion video in real time: a camera, a video or pictures go in, painted ones come out."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The docs say what the code does: settings, help, examples and links."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream.settings import Settings
+from tools.documents import DOCS, command_line, settings_table
+
+ROOT = DOCS.parent
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "stream" / "builtin" / "README.md"]
+
+
+def test_every_setting_is_documented() -> None:
+    text = (DOCS / "settings.md").read_text()
+    assert text == settings_table(), "run: python -m tools.documents"
+    assert all(f"`{name}`" in text for name in Settings.model_fields)
+
+
+def test_help_is_what_the_docs_show() -> None:
+    assert (DOCS / "cli.md").read_text() == command_line(), "run: python -m tools.documents"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert 'pip install -e . && livebrush run testcard painted.mp4 --prompt "watercolor painting"' in text
+    assert "pip install -e '.[test]' && pytest" in text
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{i} (256, 256, 3)" for i in range(3)]
+
+
+@pytest.mark.parametrize("style", ["watercolor painting", "night vision"])
+def test_the_prompts_of_the_readme_are_ones_the_model_knows(style: str) -> None:
+    from tools.builtin.report import PROMPTS
+
+    assert style in (ROOT / "README.md").read_text()
+    assert all(f"`{p}`" in (ROOT / "README.md").read_text().replace("\n", " ") for p in PROMPTS.values() if p)
