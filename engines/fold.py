@@ -33,7 +33,8 @@ class SpeltNorm(nn.Module):
         super().__init__()
         self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
         size = norm.num_channels // norm.num_groups
-        within = torch.block_diag(*[torch.full((size, size), 1 / size)] * norm.num_groups)
+        self.within: Tensor
+        within = torch.kron(torch.eye(norm.num_groups), torch.full((size, size), 1 / size))
         self.register_buffer("within", within.to(norm.weight), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

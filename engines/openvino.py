@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+
 from engines import Choice, fold
 from engines.cache import Cache, network_key
 from engines.errors import EngineError
@@ -70,7 +71,7 @@ def trace(network: Network) -> ov.Model:
     module = fold.folded(network.module)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shape checks of diffusers; parity is tested
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined] # shape checks; parity is tested
             model = openvino.convert_model(module, example_input=network.example())
     except (RuntimeError, TypeError, ValueError) as error:  # openvino wraps its converter's errors in these
         raise EngineError(f"OpenVINO cannot convert the {network.name}: {error}\nuse --engine torch") from error

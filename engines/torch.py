@@ -26,7 +26,7 @@ class TorchEngine:
         self._casts = [p.dtype.is_floating_point and not p.exact for p in network.inputs]
         self._module: nn.Module = network.module.to(self.device, self._dtype)
         if self.device.type == "cuda":
-            self._module = self._module.to(memory_format=torch.channels_last)
+            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class Text:
     @staticmethod
     def cat(texts: Sequence[Text]) -> Text:
         """The rows of all of them, in order."""
-        return Text(*(_cat([getattr(t, f) for t in texts]) for f in ("tokens", "pooled", "time_ids")))
+        tokens = torch.cat([t.tokens for t in texts])
+        return Text(tokens, _cat([t.pooled for t in texts]), _cat([t.time_ids for t in texts]))
 
     @staticmethod
     def blend(texts: Sequence[Text], weights: Sequence[float]) -> Text:

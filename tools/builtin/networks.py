@@ -76,7 +76,7 @@ def make_scheduler() -> LCMScheduler:
 
 def save(folder: Path, vae: AutoencoderTiny, unet: UNet2DConditionModel, text: CLIPTextModel,
          tokenizer: CLIPTokenizer) -> None:  # fmt: skip
-    """Writes the model as a diffusers folder in half precision."""
+    """Writes the model as a diffusers folder in half precision; the networks are spent."""
     pipeline = StableDiffusionPipeline(
         vae=vae.half(), unet=unet.half(), text_encoder=text.half(), tokenizer=tokenizer, scheduler=make_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
