@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 from engines import Choice, fold
 from engines.cache import Cache, network_key
 from engines.errors import EngineError
