@@ -48,7 +48,7 @@ def command_line() -> str:
     os.environ["COLUMNS"] = str(WIDTH)
     parts = []
     for command in COMMANDS:
-        result = CliRunner().invoke(app, [command, "--help"], terminal_width=WIDTH, env={"NO_COLOR": "1"})
+        result = CliRunner().invoke(app, [command, "--help"], prog_name="livebrush", terminal_width=WIDTH)
         text = re.sub(r"[ \t]+$", "", result.output, flags=re.MULTILINE).strip()
         parts.append(f"## livebrush {command}\n\n```text\n{text}\n```\n")
     return "# The command line\n\nMade by `python -m tools.documents`.\n\n" + "\n".join(parts)

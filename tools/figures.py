@@ -23,7 +23,7 @@ from tools.builtin.pictures import photo, square
 from tools.builtin.report import NAMES, PROMPTS, Judge, label
 
 IMAGES = Path(__file__).parents[1] / "docs" / "img"
-SHOWN = ("watercolor", "oil", "pop art", "neon", "ukiyo-e")
+SHOWN = ("watercolor", "engraving", "pop art", "neon", "vaporwave")
 BLUE, RED, GREY = "#3b7dd8", "#e0663f", "#9aa4b2"
 
 
@@ -40,7 +40,7 @@ def painted(judge: Judge) -> None:
     face = square(photo("astronaut"), 256)
     cells = [label(face, "the photo")]
     cells += [label(judge.paint(face, PROMPTS[s]), PROMPTS[s]) for s in NAMES if s != "photo"]
-    save("styles.jpg", np.vstack([np.hstack(cells[i : i + 5]) for i in range(0, 15, 5)]))
+    save("styles.jpg", np.vstack([np.hstack(cells[i : i + 4]) for i in range(0, 12, 4)]))
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -34,8 +34,8 @@ class Recipe:
     pictures: int = 2000
     vae_steps: int = 9000
     word_steps: int = 1500
-    unet_steps: int = 6000
-    pixel_from: float = 0.5  # the share of UNet steps after which pixels count too
+    unet_steps: int = 7400
+    pixel_from: float = 0.4  # the share of UNet steps after which pixels count too
     vae_batch: int = 16
     batch: int = 32  # with 8 the styles stay a blur: their gradients are noisier than they are large
     seed: int = 0
@@ -130,23 +130,22 @@ def cosine(step: int, steps: int, warm: int = 200) -> float:
     return min(1, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
 
 
+def hold_then_fall(step: int, steps: int, warm: int = 200, fall: float = 0.19) -> float:
+    """The same rate for most of the way, then a straight line to zero: steps may be added before the fall."""
+    return min(1, (step + 1) / warm, (1 - step / steps) / fall)
+
+
 def train(text: str, steps: int, keep: Checkpoint, step_of: Callable[[int], Tensor],
-          after: Callable[[], None] = lambda: None) -> None:  # fmt: skip
-    """Runs `step_of(step) -> loss` to the end with clipping, cosine, averaging and a checkpoint every 250 steps."""
-    groups = keep.optimizer.param_groups
-    peaks = [g["initial_lr"] for g in groups]
+          after: Callable[[], None] = lambda: None, rate: Callable[[int, int], float] = cosine) -> None:  # fmt: skip
+    """Runs `step_of(step) -> loss` to the end with clipping, a rate, averaging and a checkpoint every 250 steps."""
+    peaks = [g["initial_lr"] for g in keep.optimizer.param_groups]
     start = keep.load()
     with progress(text) as bar:
         task = bar.add_task("", total=steps, completed=start)
         shown = 0.0
         for step in range(start, steps):
-            for group, peak in zip(groups, peaks, strict=True):
-                group["lr"] = peak * cosine(step, steps)
             loss = step_of(step)
-            keep.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
-            keep.optimizer.step()
+            take(keep.optimizer, loss, [peak * rate(step, steps) for peak in peaks])
             after()
             keep.average.update(step)
             shown = loss.item() if step == start else 0.98 * shown + 0.02 * loss.item()
@@ -156,6 +155,16 @@ def train(text: str, steps: int, keep: Checkpoint, step_of: Callable[[int], Tens
                 bar.console.print(f"{text} {step + 1}/{steps} loss {shown:.4f}", highlight=False)
     for name, module in keep.average.modules.items():
         module.load_state_dict(keep.average.weights[name])
+
+
+def take(optimizer: torch.optim.Optimizer, loss: Tensor, rates: list[float]) -> None:
+    """One step down the gradient, at a rate for each group."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):  # loading a state makes new groups
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+    optimizer.step()
 
 
 def optimizer(rate: float, *groups: tuple[nn.Module, float]) -> torch.optim.AdamW:
@@ -286,89 +295,155 @@ def train_words(folder: Path, text: CLIPTextModel, tokenizer: CLIPTokenizer, rec
     train("words", recipe.word_steps, keep, step_of)
 
 
+class Crops:
+    """What one step learns from: wishes, and the same piece of a picture in every style that they ask for."""
+
+    def __init__(self, rng: np.random.Generator, table: np.ndarray, latents: np.ndarray, recipe: Recipe) -> None:
+        self._table, self._latents, self._device = table, latents, recipe.device
+        whole = rng.random() < 0.2
+        count, self._side = (recipe.batch // 4, 64) if whole else (recipe.batch, 32)
+        self.wishes = [wish(rng) for _ in range(count)]
+        self._chosen = rng.integers(len(table), size=count)
+        self._corners = rng.integers(0, (64 - self._side) // 8 + 1, (count, 2)) * 8  # the styles' screens stay in place
+        self.share = torch.tensor([w.share for w in self.wishes], device=recipe.device).view(-1, 1, 1, 1)
+        self._first = [w.styles[0] for w in self.wishes]
+        self._second = [w.styles[1] for w in self.wishes]
+
+    def __len__(self) -> int:
+        return len(self.wishes)
+
+    def target(self) -> Tensor:
+        """Latents of the wish, `(B, 4, side, side)`."""
+        return torch.lerp(self._latent(self._first), self._latent(self._second), self.share)
+
+    def source(self) -> Tensor:
+        """Latents of the photo."""
+        return self._latent([0] * len(self))
+
+    def pixels(self, count: int) -> Tensor:
+        """The wish itself, of the first `count`, `(count, 3, 4 side, 4 side)` in -1..1."""
+        first, second = (to_tensor(self._cut_pixels(c[:count]), self._device) for c in (self._first, self._second))
+        return torch.lerp(first, second, self.share[:count])
+
+    def told(self, words: Words) -> Tensor:
+        """The embeddings of the wishes, blended where they have two prompts."""
+        told = words([w.prompts[0] for w in self.wishes])
+        blended = [i for i, w in enumerate(self.wishes) if w.prompts[1] != w.prompts[0]]
+        if not blended:
+            return told
+        towards = words([self.wishes[i].prompts[1] for i in blended]) - told[blended]
+        rows = torch.tensor(blended, device=self._device)
+        return told.index_add(0, rows, self.share.view(-1, 1, 1)[blended] * towards)
+
+    def _latent(self, column: list[int]) -> Tensor:
+        n = self._side
+        places = zip(self._chosen, column, self._corners, strict=True)
+        pieces = [self._latents[i, c, :, y : y + n, x : x + n] for i, c, (y, x) in places]
+        return torch.from_numpy(np.stack(pieces)).to(self._device).float()
+
+    def _cut_pixels(self, column: list[int]) -> np.ndarray:
+        n = 4 * self._side
+        places = zip(self._chosen, column, 4 * self._corners, strict=False)
+        return np.stack([self._table[i, c, y : y + n, x : x + n] for i, c, (y, x) in places])
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Timesteps of a batch with their weights of picture and noise, `(B, 1, 1, 1)`."""
+
+    t: Tensor
+    a: Tensor
+    b: Tensor
+
+    @classmethod
+    def at(cls, t: Tensor, alphas: Tensor) -> Noised:
+        return cls(t, alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1))
+
+    def mix(self, z: Tensor) -> Tensor:
+        return self.a * z + self.b * torch.randn_like(z)
+
+    def weight(self) -> Tensor:
+        return self.b.square().reciprocal().clamp(max=4) / 2
+
+
+class PainterTraining:
+    """One step of UNet, text encoder and decoder."""
+
+    def __init__(self, vae: AutoencoderTiny, unet: UNet2DConditionModel, words: Words, recipe: Recipe) -> None:
+        self._vae, self._unet, self._words, self._recipe = vae, unet, words, recipe
+        self._alphas = make_scheduler().alphas_cumprod.to(recipe.device)
+
+    def loss(self, step: int, table: np.ndarray, latents: np.ndarray) -> Tensor:
+        recipe = self._recipe
+        rng = np.random.default_rng([recipe.seed, 2, step])
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        crops = Crops(rng, table, latents, recipe)
+        target, source, told = crops.target(), crops.source(), crops.told(self._words)
+        late = step >= recipe.pixel_from * recipe.unet_steps
+        noised, start = self._start(rng, source, target)
+        if late and step % 4 == 0:
+            noised, start = self._from_its_own(noised, source, told)
+        ours = self._predict(noised.mix(start), noised, told)
+        loss = (noised.weight() * ((ours - target).square() + 0.3 * (ours - target).abs())).mean()
+        return loss + 0.3 * self._pixel_loss(ours, noised, crops) if late else loss  # more stalls it: few, noisy crops
+
+    def _start(self, rng: np.random.Generator, source: Tensor, target: Tensor) -> tuple[Noised, Tensor]:
+        """Mostly low noise, and mostly on the photo: the bridge."""
+        count, device = len(source), source.device
+        low = rng.random(count) < 0.7
+        t = torch.from_numpy(np.where(low, rng.integers(30, 260, count), rng.integers(10, 1000, count))).to(device)
+        bridge = torch.from_numpy(rng.random(count) < 0.75).to(device).view(-1, 1, 1, 1)
+        return Noised.at(t, self._alphas), torch.where(bridge, source, target)
+
+    @torch.no_grad()
+    def _from_its_own(self, noised: Noised, source: Tensor, told: Tensor) -> tuple[Noised, Tensor]:
+        """A second step, with less noise, on the model's own first answer."""
+        earlier = self._predict(noised.mix(source), noised, told)
+        t = (noised.t.float() * torch.rand(len(source), device=source.device)).long().clamp_(10)
+        return Noised.at(t, self._alphas), earlier
+
+    def _predict(self, x: Tensor, noised: Noised, told: Tensor) -> Tensor:
+        device = self._recipe.device
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # on a CPU float32 trains twice as fast
+            x = x.contiguous(memory_format=torch.channels_last)
+            v = self._unet(x, noised.t, told, return_dict=False)[0]
+        return noised.a * x - noised.b * v.float()
+
+    def _pixel_loss(self, ours: Tensor, noised: Noised, crops: Crops) -> Tensor:
+        """L1 and gradients of a quarter of the batch: decoding costs as much as all the rest."""
+        count = len(crops) // 4
+        wanted = crops.pixels(count)
+        z = ours[:count].contiguous(memory_format=torch.channels_last) / float(self._vae.config.scaling_factor)
+        with torch.autocast(self._recipe.device, torch.bfloat16):
+            painted = self._vae.decode(z, return_dict=False)[0].float()
+        error = per_picture(painted, wanted)
+        for ours_slope, theirs in zip(gradients(painted), gradients(wanted), strict=True):
+            error = error + 0.5 * per_picture(ours_slope, theirs)
+        return (noised.weight()[:count] * error).mean()
+
+
+def per_picture(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of each picture, `(B, 1, 1, 1)`."""
+    return (a - b).abs().mean((1, 2, 3), keepdim=True)
+
+
 def train_unet(folder: Path, vae: AutoencoderTiny, unet: UNet2DConditionModel, text: CLIPTextModel,
                tokenizer: CLIPTokenizer, table: np.ndarray, latents: np.ndarray, recipe: Recipe) -> None:  # fmt: skip
     """The bridge: x_t is made mostly of the photo's latent, the target is the styled one, so that one step is enough.
 
     From `pixel_from` on, pixels through the decoder count too, the decoder learns along (the encoder never changes
-    here), and a quarter of the samples start from the model's own previous answer.
+    here), and a quarter of the steps start from the model's own previous answer.
     """
-    device = recipe.device
     for module in (vae, unet):
-        module.to(device, memory_format=torch.channels_last)
-    text.to(device)
+        module.to(recipe.device, memory_format=torch.channels_last)
     vae.eval().requires_grad_(False)
     vae.decoder.requires_grad_(True)
-    decoder = vae.decoder
-    parts = {"unet": unet, "text": text, "decoder": decoder}
-    keep = Checkpoint(folder / "unet.pt", Average(parts), optimizer(1e-3, (unet, 1), (text, 0.5), (decoder, 0.2)))
-    alphas = make_scheduler().alphas_cumprod.to(device)
-    words = Words(tokenizer, text, device)
-    scale = float(vae.config.scaling_factor)
-
-    def predict(x: Tensor, t: Tensor, a: Tensor, b: Tensor, told: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # on a CPU float32 trains twice as fast
-            v = unet(x.contiguous(memory_format=torch.channels_last), t, told, return_dict=False)[0]
-        return a * x - b * v.float()
+    parts = {"unet": unet, "text": text.to(recipe.device), "decoder": vae.decoder}
+    rates = optimizer(1e-3, (unet, 1), (text, 0.5), (vae.decoder, 0.2))
+    keep = Checkpoint(folder / "unet.pt", Average(parts), rates)
+    painter = PainterTraining(vae, unet, Words(tokenizer, text, recipe.device), recipe)
 
     def step_of(step: int) -> Tensor:
-        rng = np.random.default_rng([recipe.seed, 2, step])
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        late = step >= recipe.pixel_from * recipe.unet_steps
-        whole = rng.random() < 0.2
-        count, side = (recipe.batch // 4, 64) if whole else (recipe.batch, 32)
-        wishes = [wish(rng) for _ in range(count)]
-        chosen = rng.integers(len(table), size=count)
-        corners = rng.integers(0, (64 - side) // 8 + 1, (count, 2)) * 8
+        return painter.loss(step, table, latents)
 
-        def cut(source: np.ndarray, column: list[int], per: int) -> np.ndarray:
-            axis = 2 if source is latents else 1
-            out = []
-            for i, c, (y, x) in zip(chosen, column, corners * per, strict=True):
-                piece = source[i, c]
-                rows, cols = slice(y, y + side * per), slice(x, x + side * per)
-                out.append(piece[:, rows, cols] if axis == 2 else piece[rows, cols])
-            return np.stack(out)
-
-        def latent(column: list[int]) -> Tensor:
-            return torch.from_numpy(cut(latents, column, 1)).to(device).float()
-
-        share = torch.tensor([w.share for w in wishes], device=device).view(-1, 1, 1, 1)
-        first, second = [w.styles[0] for w in wishes], [w.styles[1] for w in wishes]
-        target = torch.lerp(latent(first), latent(second), share)
-        source = latent([0] * count)
-        told = words([w.prompts[0] for w in wishes])
-        if blended := [i for i, w in enumerate(wishes) if w.prompts[1] != w.prompts[0]]:
-            others = words([wishes[i].prompts[1] for i in blended])
-            told = told.index_add(0, torch.tensor(blended, device=device),
-                                  share.view(-1, 1, 1)[blended] * (others - told[blended]))  # fmt: skip
-
-        low = rng.random(count) < 0.7
-        t = torch.from_numpy(np.where(low, rng.integers(30, 260, count), rng.integers(10, 1000, count))).to(device)
-        a, b = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
-        bridge = torch.from_numpy(rng.random(count) < 0.75).to(device).view(-1, 1, 1, 1)
-        start = torch.where(bridge, source, target)
-        if late and step % 4 == 0:
-            with torch.no_grad():
-                earlier = predict(a * source + b * torch.randn_like(source), t, a, b, told)
-            t = (t.float() * torch.rand(count, device=device)).long().clamp_(10)
-            a, b = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
-            start = earlier
-        ours = predict(a * start + b * torch.randn_like(start), t, a, b, told)
-        weight = (1 / (1 - alphas[t])).clamp(max=4).view(-1, 1, 1, 1) / 2
-        loss = (weight * ((ours - target).square() + 0.3 * (ours - target).abs())).mean()
-        if not late:
-            return loss
-        part = slice(count // 4)  # decoding costs as much as the rest: a quarter of the batch is enough
-        chosen, corners, share, ours, weight = (x[part] for x in (chosen, corners, share, ours, weight))
-        pixels = [to_tensor(cut(table, column[part], 4), device) for column in (first, second)]
-        wanted = torch.lerp(pixels[0], pixels[1], share)
-        with torch.autocast(device, torch.bfloat16):
-            painted = vae.decode(ours.contiguous(memory_format=torch.channels_last) / scale, return_dict=False)[0]
-        error = (painted.float() - wanted).abs().mean((1, 2, 3), keepdim=True)
-        slope = sum(((p - q).abs().mean((1, 2, 3), keepdim=True)
-                     for p, q in zip(gradients(painted.float()), gradients(wanted), strict=True)),
-                    start=torch.zeros_like(error))  # fmt: skip
-        return 0.3 * loss + (weight * (error + 0.5 * slope)).mean()
-
-    train("painter", recipe.unet_steps, keep, step_of, lambda: keep_pointwise(vae))
+    train("painter", recipe.unet_steps, keep, step_of, lambda: keep_pointwise(vae), hold_then_fall)
