@@ -47,12 +47,12 @@ def snapshot(repo: str, patterns: Sequence[str]) -> Path:
 @contextmanager
 def fetching(wanted: Wanted) -> Iterator[None]:
     """Turns what the hub may raise into a ModelError that says what to fetch, and where to put it."""
-    from httpx import HTTPError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    network = HfHubHTTPError.__bases__  # the error of the HTTP library that this release of the hub is built on
     try:
         yield
-    except (OSError, ValueError, HTTPError, HfHubHTTPError, HFValidationError) as error:  # offline is an OSError
+    except (OSError, ValueError, HFValidationError, *network) as error:  # offline is an OSError
         files = wanted.files or ", ".join(wanted.patterns)
         raise ModelError(
             f"{wanted.what} {wanted.repo} is not on this machine and could not be fetched ({_reason(error)})\n"
