@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -107,5 +106,5 @@ def build(network: Network, choice: Choice, cache: Path | None = None) -> Engine
     return backend(choice.backend).build(network, choice, cache)
 
 
-__all__ = ["BACKENDS", "Backend", "Callable", "Choice", "Engine", "EngineError", "LivebrushError", "Network", "Port",
+__all__ = ["BACKENDS", "Backend", "Choice", "Engine", "EngineError", "LivebrushError", "Network", "Port",
            "Precision", "backend", "build", "choose"]  # fmt: skip

@@ -26,7 +26,6 @@ from engines.spec import Network, Port, Precision
 if TYPE_CHECKING:
     import openvino as ov
 
-HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16"}
 SIDE_BY_SIDE = 2  # requests in a group: one thread each pays off from two on, and needs that many cores
 NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
 
@@ -93,7 +92,7 @@ class OpenVinoEngine:
         self._name = network.name
         self._inputs, self._output = network.inputs, network.output
         self._target = choice.device.upper()
-        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[choice.precision]}
+        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": choice.precision}
         self._model = self._trace(network, cache)
         self._sized: dict[tuple[int, ...], _Sized] = {}
 
