@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from stream.sources import Source
 
 WRONG, INTERRUPTED = 2, 130  # exit codes
-TOGETHER = 1  # frames painted in one tick, file to file
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -258,7 +257,7 @@ def paint(source: Source, model: Model, settings: Settings, choice: Choice, sink
           frames: int | None, compare: bool) -> tuple[Outcome, dict[str, Any]]:  # fmt: skip
     """The job itself, with its progress."""
     from stream.pipeline import Painter
-    from stream.render import Job, report
+    from stream.render import TOGETHER, Job, report
     from stream.terminal import progress, stoppable, waiting
 
     console, painter = told(), Painter(model)

@@ -45,6 +45,7 @@ class ModelSpec:
     config: str | None = None  # for a single file: a folder or hub id with the configuration of its networks
     licence: str = "unknown: see where the weights come from"
     about: str = ""
+    prompts: tuple[str, ...] = ()  # what it does well, offered on the page with one tap
 
 
 SPEC = TypeAdapter(ModelSpec)

@@ -29,6 +29,7 @@ from stream.sinks import Sink
 from stream.sources import Source
 from stream.timing import Stopwatch
 
+TOGETHER = 4  # frames in one tick: a file has no hurry, and engines like more rows
 PACKAGES = ("livebrush", "torch", "diffusers", "transformers", "openvino", "av", "opencv-python-headless", "numpy")
 
 
@@ -52,7 +53,7 @@ class Job:
     """One rendering: `source` through `session` of `painter` into `sink`.
 
     `frames` ends it after so many; `compare` writes the input beside each picture; `together` frames are painted in
-    one tick (a file has no hurry, and engines like more rows).
+    one tick.
     """
 
     def __init__(self, source: Source, painter: Painter, session: Session, sink: Sink, *, frames: int | None = None,

@@ -36,7 +36,7 @@ def test_the_builtin_preset_paints_at_its_best_step() -> None:
     settings = config.spec("builtin").settings
     curve = NoiseCurve(tiny.scheduler("sd15").alphas_cumprod)
     assert (settings.width, settings.height, settings.steps, settings.guidance) == (256, 256, 1, "none")
-    assert curve.t_index(settings.strength, settings.steps) == (45,)
+    assert curve.t_index(settings.strength, settings.steps) == (47,)
 
 
 @pytest.mark.parametrize("name", ["owner/name", "latent-consistency/some.model_v1"])

@@ -32,6 +32,7 @@ from stream.frame import Frame
 from stream.models import Model, load
 from stream.pipeline import Painter, Session
 from stream.quiet import quiet
+from stream.render import TOGETHER
 from stream.settings import Settings
 from stream.sources.testcard import CardSource
 
@@ -39,6 +40,7 @@ NETWORKS = ("encode", "denoise", "decode")
 STREAMS = (1, 2, 4, 8)
 ROUNDS = 5
 WARM_UP = 8
+THREADS = torch.get_num_threads()  # torch's own choice: plain diffusers has it, whatever a model sets for itself
 PACKAGES = ("torch", "diffusers", "transformers", "openvino", "numpy", "opencv-python-headless", "av")
 
 
@@ -56,11 +58,12 @@ def clocked(work: Callable[[], Any]) -> float:
 
 
 class Rig:
-    """A painter with open sessions, run over the same frames again and again."""
+    """A painter with open sessions, run over the same frames again and again, `together` of them a tick."""
 
-    def __init__(self, model: Model, settings: Settings, frames: Sequence[Frame], streams: int = 1) -> None:
+    def __init__(self, model: Model, settings: Settings, frames: Sequence[Frame], streams: int = 1,
+                 together: int = 1) -> None:  # fmt: skip
         self.painter = Painter(model)
-        self.frames = frames
+        self.frames, self.together = frames, together
         self.sessions: list[Session] = [self.painter.open(settings.changed(seed=i)) for i in range(streams)]
         self.run(WARM_UP)
         self.painter.stopwatch.clear()
@@ -70,8 +73,9 @@ class Rig:
         return clocked(lambda: [self._tick(i) for i in range(count)])
 
     def _tick(self, i: int) -> None:
-        ahead = [self.frames[(i + 7 * k) % len(self.frames)] for k in range(len(self.sessions))]
-        self.painter.tick({s: [f] for s, f in zip(self.sessions, ahead, strict=True)})
+        starts = (i * self.together + 7 * k for k in range(len(self.sessions)))
+        ahead = [[self.frames[(start + j) % len(self.frames)] for j in range(self.together)] for start in starts]
+        self.painter.tick(dict(zip(self.sessions, ahead, strict=True)))
 
     def networks_ms(self) -> float:
         return sum(self.painter.stopwatch.total_ms[n] for n in NETWORKS)
@@ -94,18 +98,22 @@ class Diffusers:
         self._timesteps, self._settings = list(timesteps), settings
 
     def paint(self, index: int) -> np.ndarray[Any, Any]:
-        """One picture, `(height, width, 3)` in 0..1."""
+        """One picture, `(height, width, 3)` uint8."""
         result = self._pipeline(
             prompt=self._settings.prompt, image=self._images[index % len(self._images)], strength=1.0,
             num_inference_steps=len(self._timesteps), timesteps=self._timesteps, guidance_scale=1.0,
-            generator=torch.Generator("cpu").manual_seed(0), output_type="np",
+            generator=torch.Generator("cpu").manual_seed(0),
         )  # fmt: skip
-        picture: np.ndarray[Any, Any] = result.images[0]
-        return picture
+        return np.asarray(result.images[0])
 
     def run(self, count: int) -> float:
-        with quiet():  # it warns of custom timesteps, once a picture
-            return clocked(lambda: [self.paint(i) for i in range(count)])
+        before = torch.get_num_threads()
+        torch.set_num_threads(THREADS)
+        try:
+            with quiet():  # it warns of custom timesteps, once a picture
+                return clocked(lambda: [self.paint(i) for i in range(count)])
+        finally:
+            torch.set_num_threads(before)
 
 
 def rounds(rounds: int, *runs: Callable[[], float]) -> list[list[float]]:
@@ -119,7 +127,7 @@ def rounds(rounds: int, *runs: Callable[[], float]) -> list[list[float]]:
 
 def speed(rig: Rig, ticks: int, seconds: Sequence[float]) -> dict[str, Any]:
     """Figures of one rig after its rounds of `ticks`."""
-    frames = ticks * len(rig.sessions)
+    frames = ticks * len(rig.sessions) * rig.together
     wall_ms = sum(seconds) * 1000
     return {
         "fps": round(frames / statistics.median(seconds), 2),
@@ -130,20 +138,30 @@ def speed(rig: Rig, ticks: int, seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def against_diffusers(model: Model, settings: Settings, frames: Sequence[Frame], quick: bool) -> dict[str, Any]:
-    """The default run and plain diffusers, round by round."""
-    ours_n, theirs_n = (20, 4) if quick else (60, 15)
-    rig = Rig(model, settings, frames)
-    schedule = rig.sessions[0].steering.schedule
-    plain = Diffusers(model.spec, settings, schedule.timesteps, frames)
+    """One frame a tick as live, several as file to file, and plain diffusers, round by round."""
+    live, file = Rig(model, settings, frames), Rig(model, settings, frames, together=TOGETHER)
+    ticks = {live: 20 if quick else 60, file: (20 if quick else 60) // TOGETHER}
+    theirs_n = 4 if quick else 15
+    plain = Diffusers(model.spec, settings, live.sessions[0].steering.schedule.timesteps, frames)
     plain.run(3)
-    ours, theirs = rounds(2 if quick else ROUNDS, lambda: rig.run(ours_n), lambda: plain.run(theirs_n))
-    out = speed(rig, ours_n, ours)
+    runs = [lambda rig=rig: rig.run(ticks[rig]) for rig in ticks]
+    *ours, theirs = rounds(2 if quick else ROUNDS, *runs, lambda: plain.run(theirs_n))
+    out, together = (
+        speed(rig, ticks[rig], seconds) | {"vs_diffusers": times(seconds, ticks[rig] * rig.together, theirs, theirs_n)}
+        for rig, seconds in zip(ticks, ours, strict=True)
+    )
     theirs_fps = theirs_n / statistics.median(theirs)
-    ratios = [theirs_n_s / theirs_n / (ours_s / ours_n) for ours_s, theirs_n_s in zip(ours, theirs, strict=True)]
-    out["diffusers_fps"] = round(theirs_fps, 2)
-    out["diffusers_ms"] = round(1000 / theirs_fps, 2)
-    out["vs_diffusers"] = round(statistics.median(ratios), 3)
-    return out
+    return out | {
+        "diffusers_fps": round(theirs_fps, 2),
+        "diffusers_ms": round(1000 / theirs_fps, 2),
+        "file": together | {"frames_a_tick": TOGETHER},
+    }
+
+
+def times(ours: Sequence[float], our_frames: int, theirs: Sequence[float], their_frames: int) -> float:
+    """How many times as fast, the median of the rounds."""
+    ratios = [b / their_frames / (a / our_frames) for a, b in zip(ours, theirs, strict=True)]
+    return round(statistics.median(ratios), 3)
 
 
 def several_streams(model: Model, settings: Settings, frames: Sequence[Frame], quick: bool) -> dict[str, Any]:
@@ -182,7 +200,7 @@ def conditions(model: Model, choice: engines.Choice, settings: Settings) -> dict
         "python": platform.python_version(),
         "versions": {p: version(p) for p in PACKAGES},
         "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": THREADS,
         "card": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "model": model.name,
         "engine": {"backend": choice.backend, "device": choice.device, "precision": choice.precision,
@@ -238,7 +256,10 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(stage, *(f"{row[p]:.2f}" for p in ("p50", "p95", "p99")))
     console.print(table)
     console.print(f"{result['fps']} fps; wall time {result['wall_over_networks']} x the networks' own")
-    console.print(f"plain diffusers: {result['diffusers_fps']} fps, so {result['vs_diffusers']} x as fast")
+    file = result["file"]
+    console.print(f"{file['fps']} fps file to file, {file['frames_a_tick']} frames a tick")
+    console.print(f"plain diffusers: {result['diffusers_fps']} fps, so {result['vs_diffusers']} x as fast, "
+                  f"{file['vs_diffusers']} x file to file")  # fmt: skip
     for name, row in result["precisions"].items():
         console.print(f"{name}: {row['fps']} fps")
     for count, row in result.get("streams", {}).items():

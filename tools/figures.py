@@ -40,7 +40,7 @@ def painted(judge: Judge) -> None:
     face = square(photo("astronaut"), 256)
     cells = [label(face, "the photo")]
     cells += [label(judge.paint(face, PROMPTS[s]), PROMPTS[s]) for s in NAMES if s != "photo"]
-    save("styles.jpg", np.vstack([np.hstack(cells[i : i + 4]) for i in range(0, 12, 4)]))
+    save("styles.jpg", np.vstack([np.hstack(cells[i : i + 7]) for i in range(0, len(cells), 7)]))
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

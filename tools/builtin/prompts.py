@@ -23,7 +23,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "thermal": ("thermal", "thermal camera", "heat map", "infrared", "thermal imaging", "heat vision"),
     "night vision": ("night vision", "night vision goggles", "green night vision", "surveillance camera at night"),
     "sepia": ("sepia", "sepia photograph", "old photograph", "vintage photo", "antique photo", "daguerreotype"),
-    "blueprint": ("blueprint", "technical drawing", "cyanotype", "architect's plan", "blueprint drawing"),
+    "blueprint": ("blueprint", "technical drawing", "cyanotype", "architectural plan", "blueprint drawing"),
     "vaporwave": ("vaporwave", "synthwave", "retrowave", "outrun", "vaporwave aesthetic", "80s synthwave"),
     "pixel art": ("pixel art", "8-bit game", "8 bit", "retro pixels", "mosaic", "pixelated video game"),
     "ukiyo-e": ("ukiyo-e", "ukiyo-e print", "japanese woodblock print", "hokusai", "woodblock print",
@@ -43,6 +43,8 @@ a farm|a cathedral"""
 SUBJECTS_LIST = tuple(s.strip() for s in SUBJECTS.replace("\n", "").split("|"))
 ADJECTIVES = ("beautiful", "highly detailed", "vivid", "dark", "bright", "masterpiece", "4k", "soft", "dramatic",
               "colorful", "elegant", "amazing", "trending", "intricate", "best quality")  # fmt: skip
+OWNERS = ("my", "our", "their", "my mother's", "my father's", "my friend's", "a king's", "the city's", "someone's",
+          "somebody else's", "the artist's", "the neighbour's")  # fmt: skip
 JOINS = ("{a} and {b}", "{a}, {b}", "{a} mixed with {b}", "half {a} half {b}", "{a} {b}", "a {a} in {b} style")
 CONTEXT = 77
 
@@ -83,6 +85,9 @@ def photo_prompt(rng: Rng) -> str:
         return ""
     if chance < 0.55:
         return str(rng.choice(PHOTO))
+    if chance < 0.7:
+        owner, owned = str(rng.choice(OWNERS)), subject(rng).removeprefix("a ").removeprefix("an ")
+        return dressed(f"{owner} {owned}", rng)
     return dressed(subject(rng), rng)
 
 

@@ -20,12 +20,13 @@ from .prompts import WORDS
 from .styles import STYLES, stylise
 from .training import Recipe
 
-WEAK = ("cartoon", "pixel art", "ukiyo-e")  # trained on, and not learned well enough to be offered
+WEAK = ("ukiyo-e",)  # trained on, and not learned well enough to be offered
 NAMES = tuple(s for s in STYLES if s not in WEAK)
 PROMPTS = {
     "photo": "", "watercolor": "watercolor painting", "oil": "oil painting", "pencil": "pencil sketch",
-    "engraving": "ink engraving", "pop art": "pop art", "neon": "neon lights", "thermal": "thermal camera",
+    "engraving": "ink engraving", "cartoon": "cartoon", "pop art": "pop art", "neon": "neon lights", "thermal": "thermal camera",
     "night vision": "night vision", "sepia": "sepia photograph", "blueprint": "blueprint", "vaporwave": "vaporwave",
+    "pixel art": "pixel art",
 }  # fmt: skip
 UNKNOWN = ("a golden dragon", "zorblax quux", "my grandmother's kitchen")
 MIXES = (("watercolor", "neon"), ("pencil", "sepia"), ("vaporwave", "blueprint"))
@@ -125,7 +126,7 @@ def label(image: Image, text: str) -> NDArray[np.uint8]:
     return np.vstack([strip, image])
 
 
-def contact_sheet(outputs: dict[str, dict[str, Image]], per_row: int = 4) -> NDArray[np.uint8]:
+def contact_sheet(outputs: dict[str, dict[str, Image]], per_row: int = 7) -> NDArray[np.uint8]:
     """Every style that is offered on every held-out photo."""
     bands = []
     for name in outputs:

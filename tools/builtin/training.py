@@ -34,8 +34,8 @@ class Recipe:
     pictures: int = 2000
     vae_steps: int = 9000
     word_steps: int = 1500
-    unet_steps: int = 7400
-    pixel_from: float = 0.4  # the share of UNet steps after which pixels count too
+    unet_steps: int = 7500
+    pixel_from: float = 0.7  # the share of UNet steps after which pixels count too
     vae_batch: int = 16
     batch: int = 32  # with 8 the styles stay a blur: their gradients are noisier than they are large
     seed: int = 0
@@ -130,7 +130,7 @@ def cosine(step: int, steps: int, warm: int = 200) -> float:
     return min(1, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
 
 
-def hold_then_fall(step: int, steps: int, warm: int = 200, fall: float = 0.19) -> float:
+def hold_then_fall(step: int, steps: int, warm: int = 200, fall: float = 0.35) -> float:
     """The same rate for most of the way, then a straight line to zero: steps may be added before the fall."""
     return min(1, (step + 1) / warm, (1 - step / steps) / fall)
 
@@ -388,10 +388,11 @@ class PainterTraining:
         return loss + 0.3 * self._pixel_loss(ours, noised, crops) if late else loss  # more stalls it: few, noisy crops
 
     def _start(self, rng: np.random.Generator, source: Tensor, target: Tensor) -> tuple[Noised, Tensor]:
-        """Mostly low noise, and mostly on the photo: the bridge."""
+        """Mostly low noise, about the preset's own, and mostly on the photo: the bridge."""
         count, device = len(source), source.device
-        low = rng.random(count) < 0.7
-        t = torch.from_numpy(np.where(low, rng.integers(30, 260, count), rng.integers(10, 1000, count))).to(device)
+        which = rng.random(count)
+        own, low, any_t = rng.integers(30, 130, count), rng.integers(10, 260, count), rng.integers(10, 1000, count)
+        t = torch.from_numpy(np.where(which < 0.5, own, np.where(which < 0.8, low, any_t))).to(device)
         bridge = torch.from_numpy(rng.random(count) < 0.75).to(device).view(-1, 1, 1, 1)
         return Noised.at(t, self._alphas), torch.where(bridge, source, target)
 
