@@ -179,13 +179,14 @@ class Painter:
         """
         passing = {s: self._passing(s, frames) for s, frames in arrived.items()}
         ready = {s: f for s, f in passing.items() if f or not arrived[s]}
+        at_once = {s: self._skipped(s, frames, passing[s]) for s, frames in arrived.items()}
         entries = self._encode(ready)
         left = self._batch.tick({s: (s.steering, entries[s]) for s in ready}) if ready else {}
         pictures = self._decode([x for s in ready for x in left[s]])
         out: dict[Session, list[Painted]] = {}
-        for session, frames in arrived.items():
-            out[session] = [p for x in left.get(session, []) for p in self._painted(session, x, pictures)]
-            out[session] += self._repeats(session, frames, passing[session])
+        for session in arrived:
+            out[session] = [repeat(f, session.last) for f in at_once[session] if session.last is not None]
+            out[session] += [p for x in left.get(session, []) for p in self._painted(session, x, pictures)]
         return out
 
     def flush(self, session: Session) -> list[Painted]:
@@ -205,6 +206,20 @@ class Painter:
         with self.stopwatch.measure("similarity"):
             limits = settings.similarity_threshold, settings.max_skip
             return [f for f in frames if not session.filter.skips(f.image, *limits)]
+
+    def _skipped(self, session: Session, frames: Sequence[Frame], passed: Iterable[Frame]) -> list[Frame]:
+        """Skipped frames that repeat the last picture at once. The others wait behind the frame before them, which is
+        still in flight or has just passed."""
+        kept, flying = {id(f) for f in passed}, self._batch.in_flight(session)
+        before, at_once = flying[-1] if flying else None, []
+        for frame in frames:
+            if id(frame) in kept:
+                before = frame
+            elif before is None:
+                at_once.append(frame)
+            else:
+                session.skipped.setdefault(id(before), []).append(frame)
+        return at_once
 
     def _encode(self, passing: Mapping[Session, Sequence[Frame]]) -> dict[Session, list[Entry]]:
         """Frames as entries, pictures of one size through the encoder together."""
@@ -250,17 +265,6 @@ class Painter:
         picture = session.last = pictures[id(left)]
         behind = [] if left.primed else session.skipped.pop(id(left.tag), [])
         return [Painted(left.tag.with_image(picture), primed=left.primed)] + [repeat(f, picture) for f in behind]
-
-    def _repeats(self, session: Session, frames: Sequence[Frame], passed: Iterable[Frame]) -> list[Painted]:
-        """Skipped frames: the last picture again, but never before an older frame that is still in flight."""
-        kept = {id(f) for f in passed}
-        skipped = [f for f in frames if id(f) not in kept]
-        flying = self._batch.in_flight(session)
-        if skipped and flying:
-            session.skipped.setdefault(id(flying[-1]), []).extend(skipped)
-            return []
-        assert session.last is not None or not skipped
-        return [repeat(f, session.last) for f in skipped if session.last is not None]
 
 
 def repeat(frame: Frame, picture: Image) -> Painted:

@@ -160,6 +160,18 @@ def test_skipped_frames_repeat_the_picture_in_their_place_and_cost_no_network() 
     assert all(np.array_equal(p.frame.image, own[0].frame.image) for p in own)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_skipped_frames_of_one_tick_stay_in_their_place(steps: int) -> None:
+    painter = Painter(EchoModel())
+    session = painter.open(SETTINGS.changed(similarity=True, max_skip=2, steps=steps))
+    image = np.full((64, 64, 3), 90, np.uint8)
+    out = [p for i in range(0, 24, 4) for p in painter.paint(session, [Frame(image, i + k) for k in range(4)])]
+    out += painter.flush(session)
+    shown = [p for p in out if not p.primed]
+    assert [p.frame.pts for p in shown] == list(range(24))
+    assert [p.repeated for p in shown] == [i % 3 != 0 for i in range(24)]
+
+
 def test_a_changed_prompt_is_seen_at_once_while_the_filter_skips() -> None:
     painter = Painter(builtin())
     session = painter.open(SETTINGS.changed(similarity=True, max_skip=1000, prompt="sepia photograph"))
