@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -291,6 +291,50 @@ def finish(outcome: Outcome, facts: dict[str, Any], output: str, path: Path | No
         raise typer.Exit(INTERRUPTED)
 
 
+# ------------------------------------------------------------------------------------------------- serve
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(metavar="NAME|PATH", help="A preset (see livebrush models), a folder, a "
+                                       ".safetensors file, or a hub id.")] = "builtin",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="NUMBER", help="Its port; 0 takes a free one.")] = 8000,
+    source: Annotated[str | None, typer.Option(metavar="INPUT", help="A source of this machine, offered on the page: "
+                                               "camera, camera:1, testcard, a video, a picture or a folder.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the painted picture (default: the "
+                                             "model's).")] = None,
+    engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
+    limit: Annotated[int, typer.Option(min=1, max=64, help="Sessions at once; whoever comes later waits.")] = 6,
+    offers: Annotated[int, typer.Option(min=1, help="Sessions and viewers that one address may begin in a "
+                                        "minute.")] = 10,
+    browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser (default: where "
+                                                 "there is a display).", show_default=False)] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on the network, to anybody.")] = False,
+) -> None:  # fmt: skip
+    """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
+    from engines import BACKENDS, PRECISIONS
+    from web import serve as server
+
+    one_of("engine", engine, BACKENDS)
+    one_of("precision", precision, PRECISIONS)
+    pixels = sides(size) if size else None
+    wanted_size = (pixels["width"], pixels["height"]) if pixels else None
+    config = server.Config(model, host, port, source, wanted_size, engine, device, precision, limit, offers, browser,
+                           insecure)  # fmt: skip
+    server.serve(config, typer.echo, told())
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> None:
+    """EngineError unless the value of an option is known; what is heavy says the rest."""
+    from engines.errors import EngineError
+
+    if value not in ("auto", *known):
+        raise EngineError(f"{name} {value[:80]!r} is unknown: use auto, {' or '.join(known)}")
+
+
 # ------------------------------------------------------------------------------------------------- the others
 
 
@@ -337,8 +381,13 @@ def bench(
     engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
-) -> None:
-    """Measures the pipeline on this machine, stage by stage, beside plain diffusers."""
+    live: Annotated[bool, typer.Option("--live", help="Measure the whole way instead: camera, browser, server, worker "
+                                       "and back. The other options are left out.")] = False,
+) -> None:  # fmt: skip
+    """Measures the pipeline on this machine, stage by stage, beside plain diffusers; or the whole way, live."""
+    if live:
+        import_module("tools.live").main(quick, json_file)
+        return
     spec = wanted(model, None, [], {}, size)
     import_module("tools.bench").main(spec, engine, device, precision, quick, json_file)
 

@@ -88,7 +88,7 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     Raises ModelError where the weights are missing, damaged or of an unknown kind, EngineError where they cannot run.
     """
     if choice.backend != "torch":
-        torch.set_num_threads(1)  # what is left to torch is small, and its idle threads would spin on the engines' cores
+        torch.set_num_threads(1)  # little is left to torch, and its idle threads would spin on the engines' cores
     pipeline = read_pipeline(spec)
     for lora in spec.loras:
         merge(pipeline, lora)

@@ -81,14 +81,14 @@ class Settings(BaseModel):
     ] = "crop"
 
     @classmethod
-    def checked(cls, **values: Any) -> Self:
+    def checked(cls, /, **values: Any) -> Self:
         """Settings from plain values; SettingsError naming every setting that is wrong."""
         try:
             return cls(**values)
         except ValidationError as error:
             raise SettingsError(explain(error)) from None
 
-    def changed(self, **values: Any) -> Self:
+    def changed(self, /, **values: Any) -> Self:
         """These settings with some of them changed, checked again."""
         return type(self).checked(**(self.model_dump() | values))
 

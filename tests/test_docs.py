@@ -35,7 +35,8 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 def test_the_readme_has_its_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
-    assert 'pip install -e . && livebrush run testcard painted.mp4 --prompt "watercolor painting"' in text
+    assert "pip install -e . && livebrush serve" in text
+    assert 'livebrush run testcard painted.mp4 --prompt "watercolor painting"' in text
     assert "pip install -e '.[test]' && pytest" in text
 
 

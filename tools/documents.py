@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from stream.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = ("run", "models", "doctor", "bench")
+COMMANDS = ("run", "serve", "models", "doctor", "bench")
 WIDTH = 100
 
 

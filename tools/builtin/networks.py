@@ -40,8 +40,8 @@ def keep_pointwise(vae: AutoencoderTiny) -> None:
 
 def make_unet(seed: int) -> UNet2DConditionModel:
     """4 M parameters, v-prediction. The prompt's pooled words scale and shift every block, fine ones too; single words
-    are looked at in the middle, on cells of 32 pixels. (With cross-attention alone, in the two coarsest levels, the fine
-    blocks hardly knew the prompt: strokes and outlines were not learnt, and a frame took half as long again.)"""
+    are looked at in the middle, on cells of 32 pixels. (With cross-attention alone, in the two coarsest levels, the
+    fine blocks hardly knew the prompt: outlines were not learnt, and a frame took half as long again.)"""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=64, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64, 96, 128),

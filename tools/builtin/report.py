@@ -24,9 +24,9 @@ WEAK = ("ukiyo-e",)  # trained on, and not learned well enough to be offered
 NAMES = tuple(s for s in STYLES if s not in WEAK)
 PROMPTS = {
     "photo": "", "watercolor": "watercolor painting", "oil": "oil painting", "pencil": "pencil sketch",
-    "engraving": "ink engraving", "cartoon": "cartoon", "pop art": "pop art", "neon": "neon lights", "thermal": "thermal camera",
-    "night vision": "night vision", "sepia": "sepia photograph", "blueprint": "blueprint", "vaporwave": "vaporwave",
-    "pixel art": "pixel art",
+    "engraving": "ink engraving", "cartoon": "cartoon", "pop art": "pop art", "neon": "neon lights",
+    "thermal": "thermal camera", "night vision": "night vision", "sepia": "sepia photograph", "blueprint": "blueprint",
+    "vaporwave": "vaporwave", "pixel art": "pixel art",
 }  # fmt: skip
 UNKNOWN = ("a golden dragon", "zorblax quux", "my grandmother's kitchen")
 MIXES = (("watercolor", "neon"), ("pencil", "sepia"), ("vaporwave", "blueprint"))

@@ -1,0 +1,211 @@
+"""One worker process, from its start to its end: its pipes, its shared memory and its pulse. The supervisor has one
+at a time; what a dead one held is gone with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from codecs import getincrementaldecoder
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, cast
+
+from stream.mailbox import Address, Arena, Beat, Boxes, Pulse
+from stream.messages import Begin, Bell, Logged, Plan, Ticked, Unpacker, packed
+
+log = logging.getLogger("livebrush")
+ROOT = Path(__file__).parents[1]  # where the rooms are imported from
+COMMAND = (sys.executable, "-P", "-c", "from stream.worker import main; main()")
+BELL = packed(Bell())
+TAIL = 30  # last lines of standard error that are kept
+LINE = 2000  # characters of them
+STDIN, STDOUT, STDERR = range(3)
+
+
+class WorkerProcess(asyncio.SubprocessProtocol):
+    """Made by `launch`; everything on the event loop that did. `hear` gets its messages, until `deafen`.
+
+    `ended` is done the moment it is known to be dying: its standard output is closed, or the system says so. `reaped`
+    is done when the system has let go of it and its pipes are empty.
+    """
+
+    def __init__(self, hear: Callable[[Any], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._hear: Callable[[Any], None] | None = hear
+        self._unpacker = Unpacker()
+        self._rung = self._again = False
+        self._text = getincrementaldecoder("utf-8")("replace")
+        self._rest = ""  # of standard error, behind its last whole line
+        self._transport: asyncio.SubprocessTransport | None = None
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.reaped: asyncio.Future[None] = loop.create_future()
+        self.arena = Arena()
+        self._pulse_place = self.arena.lend(64)
+        self._pulse = Pulse(self.arena, self._pulse_place)
+
+    @classmethod
+    async def launch(cls, plan: Plan, hear: Callable[[Any], None]) -> Self:
+        """A new process. OSError where the system has none to give."""
+        self = cls(hear)
+        loop = asyncio.get_running_loop()
+        handle = self.arena.handle
+        fds = (handle,) if isinstance(handle, int) else ()
+        try:
+            await loop.subprocess_exec(
+                lambda: self, *COMMAND, env=environment(), pass_fds=fds, start_new_session=True
+            )  # a session of its own: Ctrl-C in the terminal is the server's, not the worker's
+        except BaseException:
+            self.close()
+            raise
+        level = log.getEffectiveLevel()
+        self.send(Begin(plan, handle, self._pulse_place, os.getpid(), level))
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._transport is not None
+        return self._transport.get_pid()
+
+    def send(self, message: Any) -> None:
+        """Never blocks: what the pipe does not take waits here. Little does, since every sender waits for answers."""
+        self._write(packed(message))
+
+    def ring(self) -> None:
+        """Tells that a frame lies in a mailbox. One bell is on its way at a time."""
+        if self._rung:
+            self._again = True
+        else:
+            self._rung = True
+            self._write(BELL)
+
+    def lend(self, pixels: int) -> Boxes:
+        """A new pair of mailboxes for pictures of up to so many pixels."""
+        return Boxes.lent(self.arena, pixels)
+
+    def take_back(self, address: Address) -> None:
+        """Lends the memory to others. The worker must have said that it has let go of it."""
+        self.arena.take_back(address.place)
+
+    def beat(self) -> Beat:
+        """The newest of its pulse."""
+        return self._pulse.read()
+
+    def deafen(self) -> None:
+        """Nothing more is heard of it: what it still says is of a life that is over."""
+        self._hear = None
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+
+    def close(self) -> None:
+        """Lets go of everything, killing it first if it still lives. The mailboxes lent must be closed before."""
+        self.deafen()
+        self.kill()
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+        self._pulse.close()
+        self.arena.close()
+
+    async def gone(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds, and all that it said has been read."""
+        done, _ = await asyncio.wait({self.reaped}, timeout=seconds)
+        return bool(done)
+
+    @property
+    def last_words(self) -> str:
+        """How it ended, and the last that it said: of a traceback, the error."""
+        return f"the painter stopped ({self._how}{': ' + self.tail[-1] if self.tail else ''})"
+
+    @property
+    def _how(self) -> str:
+        code = self._transport.get_returncode() if self._transport is not None else None
+        if code is None:
+            return "its pipes are closed"
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL ended it."""
+        return self._transport is not None and self._transport.get_returncode() == -9
+
+    # ---------------------------------------------------------------------------------- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == STDERR:
+            self._read_lines(self._text.decode(data))
+            return
+        for message in self._unpacker.feed(data):
+            self._heard(message)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        if fd == STDERR and self._rest:
+            self._read_lines("\n")
+        if fd == STDOUT:
+            self._end(self.ended)
+
+    def process_exited(self) -> None:
+        self._end(self.ended)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        self._end(self.reaped)
+
+    # ------------------------------------------------------------------------------------------ within
+
+    def _signal(self, number: int) -> None:
+        """Not by the transport's own method: that one reaps the process behind the back of asyncio's watcher."""
+        if self._transport is not None and self._transport.get_returncode() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._transport.get_pid(), number)
+
+    @staticmethod
+    def _end(future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        pipe = cast(asyncio.WriteTransport | None, self._transport.get_pipe_transport(STDIN))
+        if pipe is not None and not pipe.is_closing():
+            pipe.write(data)
+
+    def _heard(self, message: Any) -> None:
+        if isinstance(message, Logged):
+            log.log(message.level, "worker: %s", message.text)
+            return
+        if isinstance(message, Ticked) and message.bell:
+            self._rung = False
+            if self._again:
+                self._again = False
+                self.ring()
+        if self._hear is not None:
+            self._hear(message)
+
+    def _read_lines(self, text: str) -> None:
+        """Standard error, line by line; of a progress bar's line its last state."""
+        *lines, rest = (self._rest + text).split("\n")
+        self._rest = rest[-LINE:]
+        for line in lines:
+            shown = line.rstrip().rpartition("\r")[2][:LINE]
+            if shown:
+                self.tail.append(shown)
+                log.info("worker: %s", shown)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which Livebrush's rooms are found wherever they are."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

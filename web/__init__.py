@@ -1,0 +1,1 @@
+"""The browser's side: WebRTC peers, sessions, the page. Imports `stream`; never torch."""

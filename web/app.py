@@ -1,0 +1,402 @@
+"""The application: pages, sessions, health and schema over HTTP, and the WebSocket for where WebRTC does not reach.
+
+app = create_app(Config(port=8000), Supervisor(plan))    # an ASGI application; its lifespan starts the worker
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, FastAPI, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, JSONResponse
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+from stream.errors import SettingsError
+from stream.settings import Settings
+from stream.supervisor import Supervisor
+from web import messages, sockets
+from web.auth import Guard, Places, Rate
+from web.config import Config
+from web.control import plain
+from web.errors import RefusalError
+from web.messages import (
+    Answer,
+    Full,
+    Health,
+    Limits,
+    Offer,
+    Patch,
+    Patched,
+    Problem,
+    Schema,
+    SessionFacts,
+    SourceName,
+    ViewerAnswer,
+    ViewerOffer,
+)
+from web.pump import Pump
+from web.rtc import OfferError, Peer
+from web.session import Answers, Session
+from web.sessions import Sessions
+
+log = logging.getLogger("livebrush")
+STATIC = Path(__file__).parent / "static"
+PATCH_S = 2.0  # how long a change over HTTP waits for the worker's answer
+JPEG_THREADS = 4
+ABOUT = """Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
+statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden` and
+`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `Pong`, `ErrorTold` and
+`Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the same as a WebSocket: `Hello` first,
+messages as text, pictures as binary messages of 16 bytes (sequence number and zero as uint32, capture time in ms as
+float64, all little-endian) and a JPEG."""
+
+
+@dataclass(frozen=True, eq=False)
+class House:
+    """What the requests share. Owned by the application."""
+
+    config: Config
+    supervisor: Supervisor
+    sessions: Sessions
+    offers: Rate
+    jpeg: Executor
+
+    def offer(self, address: str) -> None:
+        """Counts an offer; RefusalError where there are too many from that address."""
+        if wait_s := self.offers.wait_s(address):
+            told = f"more than {self.config.offers_per_minute} offers a minute from {address}: wait {wait_s:.0f} s"
+            raise RefusalError(429, told, headers={"Retry-After": f"{max(1, round(wait_s))}"})
+
+
+def house(connection: HTTPConnection) -> House:
+    """The application's own."""
+    return cast(House, connection.app.state.house)
+
+
+def client(connection: HTTPConnection) -> str:
+    """The address that asks."""
+    return connection.client.host if connection.client else "?"
+
+
+def found(session: str, has: Annotated[House, Depends(house)]) -> Session:
+    """The session that the path names."""
+    return has.sessions.find(session)
+
+
+Has = Annotated[House, Depends(house)]
+Client = Annotated[str, Depends(client)]
+Found = Annotated[Session, Depends(found)]
+
+
+def says(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI of answers that are errors."""
+    texts = {
+        400: "The JSON or the offer cannot be read.",
+        403: "Another site's request: Host or Origin is not this server.",
+        404: "No such session.",
+        408: "The body did not come in time.",
+        413: "The body is too large.",
+        415: "The body is not application/json.",
+        422: "A field or a setting is wrong.",
+        429: "Too many offers from this address; see Retry-After.",
+        503: "No place is free, or the server stops; see Retry-After.",
+    }
+    return {status: {"model": Problem, "description": texts[status]} for status in statuses}
+
+
+WITH_BODY = (400, 403, 408, 413, 415, 422)
+FULL: dict[int | str, dict[str, Any]] = {
+    503: {"model": Full, "description": "No place is free; ask again with the ticket. See Retry-After."}
+}
+router = APIRouter()
+
+
+# ------------------------------------------------------------------------------------------------- the server
+
+
+@router.get(
+    "/healthz",
+    responses={**says(403), 503: {"model": Health, "description": "The worker failed for good; notice says why."}},
+    tags=["server"],
+)
+async def health(has: Has, response: Response) -> Health:
+    """How the server is."""
+    worker = has.supervisor
+    ok = worker.state != "failed"
+    response.status_code = 200 if ok else 503
+    return Health(
+        ok=ok,
+        worker=worker.state,
+        notice=worker.notice,
+        restarts=worker.restarts,
+        sessions=len(has.sessions),
+        version=version(),
+    )
+
+
+@router.get("/api/schema", responses=says(403), tags=["server"])
+async def schema(has: Has) -> Schema:
+    """The settings, the model, the styles that it knows, and the limits."""
+    own: list[Any] = ["server"] if has.sessions.pump is not None else []
+    return Schema(
+        settings=Settings.model_json_schema(),
+        defaults=plain(has.sessions.defaults),
+        model=has.sessions.world.model(),
+        styles=list(has.supervisor.facts.prompts),
+        limits=Limits(sessions=has.config.limit, offers_per_minute=has.config.offers_per_minute),
+        version=version(),
+        sources=["camera", "screen", "file", "testcard", *own],
+    )
+
+
+# ------------------------------------------------------------------------------------------------- sessions
+
+
+@router.post("/api/sessions", status_code=201, responses={**says(*WITH_BODY, 429), **FULL}, tags=["sessions"])
+async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Answer:
+    """Begins a session with a WebRTC offer. Candidates are in the SDP, of the answer as well."""
+    source: SourceName = offer.source or ("page" if sends_video(offer.sdp) else "server")
+    session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
+    sdp = None
+    try:
+        sdp = await session.answer(offer.sdp)
+    finally:  # whatever it was, also a cancelled request: no place stays taken
+        if sdp is None:
+            await has.sessions.close(session, "the offer was refused")
+    response.headers["Location"] = f"/api/sessions/{session.id}"
+    return Answer(id=session.id, sdp=sdp, settings=plain(session.settings), state=session.state, notice=session.remark)
+
+
+@router.get("/api/sessions/{session}", responses=says(403, 404), tags=["sessions"])
+async def look(session: Found) -> SessionFacts:
+    """How a session goes."""
+    page = session.page
+    return SessionFacts(
+        id=session.id,
+        settings=plain(session.settings),
+        state=session.state,
+        notice=session.remark,
+        source=session.source,
+        stats=session.stats(page.channel.transport if page else "webrtc"),
+        page=page.link.statistics() if page else {},
+        viewers=len(session.viewers),
+    )
+
+
+@router.patch("/api/sessions/{session}", responses=says(404, *WITH_BODY), tags=["sessions"])
+async def change(session: Found, patch: Patch) -> Patched:
+    """Changes settings. `error` says why they do not hold, where they do not."""
+    answer: asyncio.Future[Patched] = asyncio.get_running_loop().create_future()
+
+    def tell(settings: Settings, error: str | None) -> None:
+        if not answer.done():
+            answer.set_result(Patched(settings=plain(settings), error=error))
+
+    session.change(patch.settings, tell)
+    done, _ = await asyncio.wait([answer], timeout=PATCH_S)
+    if not done:
+        tell(session.settings, "the worker prepares what was asked for: ask again for what holds")
+    return answer.result()
+
+
+@router.delete("/api/sessions/{session}", status_code=204, responses=says(403, 404), tags=["sessions"])
+async def end(session: Found, has: Has) -> None:
+    """Ends a session; its pages are told."""
+    await has.sessions.close(session, "the session was ended")
+
+
+@router.post(
+    "/api/sessions/{session}/viewers",
+    status_code=201,
+    responses=says(404, *WITH_BODY, 429, 503),
+    tags=["sessions"],
+)
+async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> ViewerAnswer:
+    """Shows a session's painted picture on one more page."""
+    has.offer(asks)
+    name, sdp = await session.view(offer.sdp)
+    return ViewerAnswer(id=name, sdp=sdp)
+
+
+@router.websocket("/api/sessions/ws")
+async def websocket(websocket: WebSocket) -> None:
+    has, address = house(websocket), client(websocket)
+    await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address))
+
+
+def sends_video(sdp: str) -> bool:
+    """Whether an offer sends video (RFC 8866: a direction in the section, else the session's, else both)."""
+    head, *sections = sdp.replace("\r\n", "\n").split("\nm=")
+    kinds = [("m=" + section).split("\n") for section in sections]
+    videos = [lines for lines in kinds if lines[0].startswith("m=video") and not lines[0].startswith("m=video 0 ")]
+    return any(direction(lines, head.split("\n")) in ("sendrecv", "sendonly") for lines in videos)
+
+
+def direction(*parts: list[str]) -> str:
+    """The direction that the first of the parts that has one gives."""
+    known = ("sendrecv", "sendonly", "recvonly", "inactive")
+    said = (line[2:].strip() for lines in parts for line in lines if line.startswith("a="))
+    return next((word for word in said if word in known), "sendrecv")
+
+
+# ------------------------------------------------------------------------------------------------- pages
+
+
+async def index(_request: Request) -> FileResponse:
+    return FileResponse(STATIC / "index.html")
+
+
+async def viewer(_request: Request) -> FileResponse:
+    return FileResponse(STATIC / "view.html")
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+
+class Told(JSONResponse):
+    """JSON in ASCII: whatever stood in the request, it can be sent."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
+async def refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusalError)
+    return Told(error.body, error.status, error.headers)
+
+
+async def wrong_setting(_request: Request, error: Exception) -> Response:
+    return Told({"error": str(error)}, 422)
+
+
+async def wrong_offer(_request: Request, error: Exception) -> Response:
+    return Told({"error": str(error)}, 400)
+
+
+async def wrong_body(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    unread = any(item["type"] == "json_invalid" for item in error.errors())
+    return Told({"error": messages.explained(error.errors(), "the body")}, 400 if unread else 422)
+
+
+async def plain_error(request: Request, error: Exception) -> Response:
+    """What the framework refuses: unknown paths and methods, JSON that cannot be read."""
+    assert isinstance(error, HTTPException)
+    texts = {
+        400: "the body cannot be read: send one JSON object",
+        404: f"{request.url.path[:80]} is not here: see /openapi.json",
+        405: f"{request.method[:20]} is not for {request.url.path[:80]}: see /openapi.json",
+    }
+    return Told({"error": texts.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
+
+
+async def broken(_request: Request, _error: Exception) -> Response:
+    return Told({"error": "the server made a mistake, which its log tells: try again"}, 500)
+
+
+# ------------------------------------------------------------------------------------------------- the whole
+
+
+def version() -> str:
+    """Livebrush's, as installed."""
+    try:
+        return installed("livebrush")
+    except PackageNotFoundError:
+        return "0"
+
+
+def create_app(
+    config: Config, supervisor: Supervisor, *, pump: Pump | None = None, answers: Answers = Peer.answer
+) -> FastAPI:
+    """The application for the address in `config`. Its lifespan starts and stops the supervisor and the pump."""
+    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
+            offers = Rate(config.offers_per_minute, 60.0)
+            app.state.house = House(config, supervisor, sessions, offers, pool)
+            async with running(supervisor, sessions, pump):
+                yield
+
+    handlers: dict[Any, Any] = {
+        RefusalError: refused,
+        SettingsError: wrong_setting,
+        OfferError: wrong_offer,
+        RequestValidationError: wrong_body,
+        HTTPException: plain_error,
+        Exception: broken,
+    }
+    app = FastAPI(
+        title="Livebrush",
+        version=version(),
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # both pages of FastAPI come from elsewhere
+        redoc_url=None,
+        exception_handlers=handlers,
+        routes=[Route("/", index), Route("/view", viewer)],
+    )
+    app.include_router(router)
+    app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
+    app.add_middleware(Guard, places=Places(config.host, config.port))
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(supervisor: Supervisor, sessions: Sessions, pump: Pump | None) -> AsyncIterator[None]:
+    """Everything that runs beside the requests."""
+    supervisor.start()
+    if pump is not None:
+        pump.start()
+    telling = asyncio.ensure_future(sessions.run())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await stop(supervisor, sessions)
+        if pump is not None:
+            await asyncio.to_thread(pump.close)
+
+
+async def stop(supervisor: Supervisor, sessions: Sessions) -> None:
+    """Tells and ends every session, and the worker. A second time does nothing."""
+    await asyncio.gather(sessions.close_all("the server stops"), supervisor.stop())
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the messages of the control channel among its schemas."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        spoken = [(kind, "validation") for kind in messages.SPOKEN]
+        _, extra = models_json_schema(cast(Any, spoken), ref_template="#/components/schemas/{model}")
+        made["components"]["schemas"] = extra["$defs"] | made["components"]["schemas"]
+        app.openapi_schema = without_defaults(made)
+    return app.openapi_schema
+
+
+def without_defaults(made: dict[str, Any]) -> dict[str, Any]:
+    """The document without the framework's own 422, which it adds where an id stands in the path."""
+    for operation in (o for path in made["paths"].values() for o in path.values()):
+        if "HTTPValidationError" in str(operation["responses"].get("422")):
+            del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        made["components"]["schemas"].pop(name, None)
+    return made

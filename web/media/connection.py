@@ -1,0 +1,112 @@
+"""aiortc's peer connection with the live sender and receiver in its video transceivers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
+from aiortc.codecs import is_rtx
+from aiortc.exceptions import InvalidStateError
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtptransceiver import RTCRtpTransceiver
+
+from web.media.extensions import common, heed_colours
+from web.media.library import check_library, inner, set_inner
+from web.media.receiver import LiveReceiver
+from web.media.sender import LiveSender
+
+log = logging.getLogger(__name__)
+
+
+class LiveConnection(RTCPeerConnection):
+    """`on_broken(reason)` is called when connecting fails in a way that aiortc does not tell."""
+
+    def __init__(self) -> None:
+        check_library()
+        self.on_broken: Callable[[str], None] | None = None
+        self._checks = 0
+        self._transports: list[RTCDtlsTransport] = []
+        super().__init__(RTCConfiguration(iceServers=[]))  # the default asks a public STUN server
+
+    async def close(self) -> None:
+        """The stock one does not get through when a bad offer has left the connection half made."""
+        try:
+            await super().close()
+        except AttributeError as error:
+            log.debug("closing a half made connection: %r", error)
+            inner(self, RTCPeerConnection, "isClosed").set_result(True)
+            for transport in self._transports:
+                await transport.stop()
+                await transport.transport.stop()
+
+    @property
+    def heard(self) -> int:
+        """Datagrams that came so far, connectivity checks included: does not grow once the other side is gone."""
+        transports = inner(self, RTCPeerConnection, "dtlsTransports")
+        return self._checks + sum(int(inner(transport, RTCDtlsTransport, "rx_packets")) for transport in transports)
+
+    def video(self) -> list[tuple[RTCRtpTransceiver, LiveSender, LiveReceiver]]:
+        return [(t, t.sender, t.receiver) for t in self.getTransceivers() if t.kind == "video"]  # type: ignore[misc]
+
+    def answer_colours(self, transceiver: RTCRtpTransceiver) -> None:
+        """Takes the colour space among the extensions of the answer, where it was offered."""
+        media = inner(self, RTCPeerConnection, "remoteDescription")().media[transceiver._get_mline_index()]
+        transceiver._headerExtensions += common(media.rtp.headerExtensions)
+
+    # The stock class calls these by their mangled names, so that a subclass can put its own in their place.
+
+    def _RTCPeerConnection__createTransceiver(  # noqa: N802
+        self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None
+    ) -> RTCRtpTransceiver:
+        make = inner(super(), RTCPeerConnection, "createTransceiver")
+        transceiver: RTCRtpTransceiver = make(direction=direction, kind=kind, sender_track=sender_track)
+        if kind == "video":
+            enliven(transceiver)
+        return transceiver
+
+    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:  # noqa: N802
+        transport: RTCDtlsTransport = inner(super(), RTCPeerConnection, "createDtlsTransport")()
+        ice = transport.transport._connection
+        answer = ice.request_received
+
+        def counted(*request: Any) -> None:
+            self._checks += 1
+            answer(*request)
+
+        self._transports.append(transport)
+        heed_colours(transport)
+        ice.request_received = counted  # type: ignore[method-assign, assignment]
+        return transport
+
+    async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
+        """The stock one, which runs as a task that nobody awaits."""
+        try:
+            await inner(super(), RTCPeerConnection, "connect")()
+        except (AssertionError, ValueError, AttributeError, ConnectionError, InvalidStateError) as error:
+            log.debug("connecting ended: %r", error)
+            if self.on_broken is not None:
+                self.on_broken(f"the connection could not be made: {error!r}")
+
+
+def enliven(transceiver: RTCRtpTransceiver) -> None:
+    """Puts the live sender and receiver in place of the stock ones, which have not started."""
+    stock = transceiver.sender
+    sender, receiver = LiveSender(stock.transport), LiveReceiver(stock.transport)
+    sender._stream_id = stock._stream_id
+    sender.replaceTrack(stock.track)
+    receiver._set_rtcp_ssrc(sender._ssrc)
+    set_inner(transceiver, RTCRtpTransceiver, sender=sender, receiver=receiver)
+
+
+def hint_bitrate(transceiver: RTCRtpTransceiver, low: int, start: int, high: int) -> None:
+    """Tells a Chromium that sends to us, in the answer, what to send (bits a second): left alone it begins with 0.3
+    Mbit/s, makes its picture smaller, and stays under 1.7 Mbit/s at 512x512. Others ignore unknown parameters."""
+    for codec in transceiver._codecs:
+        if not is_rtx(codec):
+            codec.parameters |= {
+                "x-google-min-bitrate": str(low // 1000),
+                "x-google-start-bitrate": str(start // 1000),
+                "x-google-max-bitrate": str(high // 1000),
+            }

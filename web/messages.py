@@ -1,0 +1,364 @@
+"""What page and server say to each other: the bodies of the HTTP API and the messages of the control channel.
+
+The control channel is the data channel called "control", or the text frames of the WebSocket. Every message is one
+JSON object with a `type`. From the page: `PageMessage`; from the server: the classes of `ServerMessage`. The WebSocket
+begins with `Hello` from the page, which the server answers with `Welcome`, or with `Refused` before it closes.
+
+Pictures on the WebSocket are binary messages: `PICTURE` and then a JPEG. A picture that comes back carries the capture
+time of the picture that it was painted from.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, WithJsonSchema
+
+from stream.settings import Settings
+
+BODY_LIMIT = 64 * 1024  # bytes of an HTTP body; an offer is the largest
+MESSAGE_LIMIT = 16 * 1024  # bytes of a control message
+MESSAGES_A_SECOND = 60
+PICTURE_LIMIT = 4 * 1024 * 1024  # bytes of a picture on the WebSocket
+PICTURE = struct.Struct("<IId")  # sequence number, 0, capture time in ms of the page's wall clock
+
+State = Literal["painting", "starting", "restarting", "failed", "stopping"]
+SourceName = Literal["page", "server"]
+Changes = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema() | {"title": "Changes"})]
+Values = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema())]
+Milliseconds = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Model(BaseModel):
+    """Strict about types, and about fields that nobody knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Percentiles(Model):
+    """Milliseconds; nothing in it where nothing was measured yet."""
+
+    p50: Milliseconds | None = None
+    p95: Milliseconds | None = None
+
+
+# ------------------------------------------------------------------------------------------------- HTTP: asked
+
+
+class ViewerOffer(Model):
+    """A WebRTC offer that only receives."""
+
+    sdp: Annotated[str, Field(min_length=1, max_length=BODY_LIMIT, description="The offer, RFC 8866.")]
+    type: Literal["offer"] = "offer"
+
+
+class Offer(ViewerOffer):
+    """A WebRTC offer for a new session: one video track that is sent, one that comes back, the channel "control"."""
+
+    settings: Annotated[Changes, Field(description="What differs from the model's defaults; see /api/schema.")] = {}
+    ticket: Annotated[str | None, Field(max_length=64, description="The place in the queue, from a 503.")] = None
+    source: Annotated[
+        SourceName | None,
+        Field(description="page: the offer's video. server: the source that the server was started with. Without it: "
+              "page if the offer sends video, else server."),
+    ] = None  # fmt: skip
+
+
+class Patch(Model):
+    """Settings to change; the others stay."""
+
+    settings: Changes
+
+
+# ------------------------------------------------------------------------------------------------- HTTP: answered
+
+
+class Place(Model):
+    """A place in the queue. Ask again with the ticket after `retry_after_s`; it lapses when nobody asks for long."""
+
+    ticket: str
+    place: Annotated[int, Field(ge=1, description="1 is next.")]
+    retry_after_s: float
+
+
+class Problem(Model):
+    """What was got, what was expected, and what to do."""
+
+    error: str
+
+
+class Full(Problem):
+    """All places are taken; `queue` is absent where the queue is full as well."""
+
+    queue: Place | None = None
+
+
+class ViewerAnswer(Model):
+    """The answer to an offer. `id` is a secret of at least 128 random bits."""
+
+    id: str
+    sdp: str
+    type: Literal["answer"] = "answer"
+
+
+class Answer(ViewerAnswer):
+    """The answer to an offer for a session, with what it begins with."""
+
+    settings: Values
+    state: State
+    notice: str
+
+
+class Patched(Model):
+    """What holds now, and why the change does not, where it does not."""
+
+    settings: Values
+    error: str | None = None
+
+
+class ModelFacts(Model):
+    """The model that paints. What only the worker knows is null until it is ready."""
+
+    name: str
+    about: str
+    engine: str | None = None
+    multiple: Annotated[int | None, Field(description="Divides width and height.")] = None
+
+
+class Limits(Model):
+    """What the server lets through."""
+
+    sessions: int
+    body_bytes: int = BODY_LIMIT
+    message_bytes: int = MESSAGE_LIMIT
+    messages_per_s: int = MESSAGES_A_SECOND
+    picture_bytes: int = PICTURE_LIMIT
+    offers_per_minute: int
+
+
+class Schema(Model):
+    """Everything that the page builds its controls from."""
+
+    settings: Annotated[dict[str, JsonValue], Field(description="JSON Schema of the settings.")]
+    defaults: Values
+    model: ModelFacts
+    styles: Annotated[list[str], Field(description="Prompts that the model knows well.")]
+    limits: Limits
+    version: str
+    sources: list[Literal["camera", "screen", "file", "testcard", "server"]]
+
+
+class Health(Model):
+    """Whether the server is well; with 503 where the worker failed for good."""
+
+    ok: bool
+    worker: str
+    notice: str
+    restarts: int
+    sessions: int
+    version: str
+
+
+# ------------------------------------------------------------------------------------------------- page -> server
+
+
+class SettingsAsked(Model):
+    """Settings to change. `id` comes back with the answer."""
+
+    type: Literal["settings"]
+    id: int | str | None = None
+    changes: Changes
+
+
+class Ping(Model):
+    """`t` comes back in the pong."""
+
+    type: Literal["ping"]
+    t: float
+
+
+class Hidden(Model):
+    """Whether the page is out of sight, where browsers send no pictures."""
+
+    type: Literal["hidden"]
+    hidden: bool
+
+
+class Latency(Model):
+    """Glass-to-glass milliseconds that the page measured over the last seconds."""
+
+    type: Literal["latency"]
+    p50: Milliseconds
+    p95: Milliseconds
+    count: Annotated[int, Field(ge=0)]
+
+
+PageMessage = Annotated[SettingsAsked | Ping | Hidden | Latency, Field(discriminator="type")]
+
+
+class Hello(Model):
+    """The first message on a WebSocket."""
+
+    type: Literal["hello"]
+    settings: Changes = {}
+    ticket: Annotated[str | None, Field(max_length=64)] = None
+    source: SourceName | None = None
+
+
+# ------------------------------------------------------------------------------------------------- server -> page
+
+
+class Welcome(Model):
+    """The first message on a control channel. `settings` are what the session goes on with."""
+
+    type: Literal["hello"] = "hello"
+    session: str
+    settings: Values
+    model: ModelFacts
+    state: State
+    notice: str
+
+
+class SettingsTold(Model):
+    """The answer to `SettingsAsked`; with `id` null where the worker changed something by itself (less memory)."""
+
+    type: Literal["settings"] = "settings"
+    id: int | str | None = None
+    settings: Values
+    error: str | None = None
+
+
+class StateTold(Model):
+    """What the worker does. Unless it is painting, the picture is the session's own input."""
+
+    type: Literal["state"] = "state"
+    state: State
+    notice: str
+
+
+class Stats(Model):
+    """Once a second."""
+
+    type: Literal["stats"] = "stats"
+    fps_in: float
+    fps_out: float
+    engine_ms: Percentiles
+    server_ms: Annotated[Percentiles, Field(description="From a picture's arrival to its painted one's leaving.")]
+    stages: Annotated[dict[str, Percentiles], Field(description="The worker's stages: encode, denoise, decode, tick.")]
+    dropped_in: int
+    dropped_out: int
+    skipped: int
+    skip_rate: float
+    failed: int
+    delay_frames: int
+    sessions: int
+    restarts: int
+    transport: Literal["webrtc", "websocket"]
+
+
+class FramesTold(Model):
+    """When the pictures on the video track were captured: pairs of RTP timestamp and ms of the page's wall clock."""
+
+    type: Literal["frames"] = "frames"
+    at: list[tuple[int, float]]
+
+
+class Pong(Model):
+    """`t` of the ping, and the server's monotonic clock in ms."""
+
+    type: Literal["pong"] = "pong"
+    t: float
+    now: float
+
+
+class ErrorTold(Model):
+    """A message that could not be followed, and why."""
+
+    type: Literal["error"] = "error"
+    error: str
+
+
+class Refused(Model):
+    """Instead of `Welcome` on a WebSocket: what HTTP would have answered. The server then closes."""
+
+    type: Literal["refused"] = "refused"
+    status: int
+    error: str
+    queue: Place | None = None
+
+
+class Bye(Model):
+    """The last message: the server closes the session."""
+
+    type: Literal["bye"] = "bye"
+    reason: str
+
+
+ServerMessage = Welcome | SettingsTold | StateTold | Stats | FramesTold | Pong | ErrorTold | Refused | Bye
+
+SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, Welcome, SettingsTold, StateTold, Stats, FramesTold, Pong,
+          ErrorTold, Refused, Bye)  # fmt: skip
+
+
+class SessionFacts(Model):
+    """How a session goes."""
+
+    id: str
+    settings: Values
+    state: State
+    notice: str
+    source: SourceName
+    stats: Stats
+    page: Annotated[dict[str, Any], Field(description="What the connection of its page measured.")]
+    viewers: int
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+_page_message: TypeAdapter[SettingsAsked | Ping | Hidden | Latency] = TypeAdapter(PageMessage)
+
+
+class MessageError(ValueError):
+    """A message that is none; its text says what was got and what was expected."""
+
+
+def read(text: str) -> SettingsAsked | Ping | Hidden | Latency:
+    """A control message from its JSON; MessageError where it is none."""
+    try:
+        return _page_message.validate_json(_bounded(text))
+    except ValidationError as error:
+        raise MessageError(explained(error.errors(), "the message")) from None
+
+
+def read_hello(text: str) -> Hello:
+    """The first message of a WebSocket from its JSON; MessageError where it is none."""
+    try:
+        return Hello.model_validate_json(_bounded(text))
+    except ValidationError as error:
+        raise MessageError(explained(error.errors(), "the message")) from None
+
+
+def _bounded(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > MESSAGE_LIMIT:
+        raise MessageError(f"the message has {len(data)} bytes: use at most {MESSAGE_LIMIT}")
+    return data
+
+
+def explained(errors: Iterable[Mapping[str, Any]], whole: str) -> str:
+    """Pydantic's errors in a line each: where (`whole` or a part of it), what was got, what was expected."""
+    return "\n".join(_line(item, whole) for item in errors)
+
+
+def _line(item: Mapping[str, Any], whole: str) -> str:
+    where = ".".join(str(part) for part in item["loc"] if part != "body")[:80] or whole
+    said = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    if item["type"] == "missing":
+        return f"{where} is missing: see /openapi.json"
+    if item["type"] == "extra_forbidden":
+        return f"{where} is not known here: see /openapi.json"
+    if item["type"] == "json_invalid":
+        return f"the JSON cannot be read: {said}"
+    return f"{where} is {item['input']!r:.80}: {said}"

@@ -1,0 +1,379 @@
+"""A session: one page's pictures in, its settings, the painted pictures out.
+
+Everything here runs on the event loop, and nothing here waits for the worker: while it is not there, a session shows
+its own input and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stream.frame import Frame
+from stream.preprocess import Fit
+from stream.settings import SIDE_LIMITS, Settings
+from stream.supervisor import Painted, Stream, Supervisor
+from web.control import Channel, Transport, plain
+from web.errors import RefusalError
+from web.messages import (
+    Bye,
+    FramesTold,
+    ModelFacts,
+    ServerMessage,
+    SettingsTold,
+    SourceName,
+    State,
+    StateTold,
+    Stats,
+    Welcome,
+)
+from web.pictures import Pictures
+from web.pump import Pump
+from web.rtc import Control
+from web.statistics import Meter, summed
+from web.wishes import Tell, Wishes
+
+log = logging.getLogger("livebrush")
+VIEWERS = 8  # of one session
+CLOSE_S = 2.0  # a page that takes longer is left behind
+WORKER: dict[str, State] = {
+    "starting": "starting",
+    "restarting": "restarting",
+    "failed": "failed",
+    "stopped": "stopping",
+}
+
+
+class Link(Protocol):
+    """What connects a page: a `Peer`, or a WebSocket."""
+
+    hidden: bool
+
+    def captured_ms(self, pts: int) -> float | None:
+        """When a received frame was captured, by the page's wall clock in ms."""
+
+    def sent(self) -> list[tuple[int, float]]:
+        """RTP timestamps of what was sent since the last call, with the capture times."""
+
+    def statistics(self) -> dict[str, Any]: ...
+    async def close(self) -> None: ...
+
+
+class Answers(Protocol):
+    """`Peer.answer`, or a fake."""
+
+    def __call__(
+        self,
+        offer_sdp: str,
+        *,
+        receive: Callable[[Frame], None] | None,
+        pictures: Pictures,
+        control: Control,
+        on_closed: Callable[[str], None],
+        shape: Callable[[], tuple[int, int, Fit]] | None = None,
+    ) -> Awaitable[tuple[Link, str]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A page that is connected: the session's own, or one that looks on."""
+
+    link: Link
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class World:
+    """What all sessions share, and none of them owns."""
+
+    supervisor: Supervisor
+    answers: Answers
+    pump: Pump | None
+    clock: Callable[[], float]
+    count: Callable[[], int]  # sessions there are
+    end: Callable[[Session, str], None]  # asks for a session's end
+
+    def model(self) -> ModelFacts:
+        """What is known of the model."""
+        facts, ready = self.supervisor.facts, self.supervisor.state == "ready"
+        engine, multiple = (facts.engine, facts.multiple) if ready else (None, None)
+        return ModelFacts(name=facts.model, about=facts.about, engine=engine, multiple=multiple)
+
+
+def near(settings: Settings, multiple: int) -> Settings:
+    """These settings in the nearest size whose sides are multiples of `multiple`."""
+
+    def side(value: int) -> int:
+        low = -(-SIDE_LIMITS[0] // multiple) * multiple
+        return max(low, min(round(value / multiple) * multiple, SIDE_LIMITS[1] // multiple * multiple))
+
+    return settings.changed(width=side(settings.width), height=side(settings.height))
+
+
+class Session:
+    """One page's picture. Made by `Sessions.admit`, which owns it; the `Listener` of its stream."""
+
+    def __init__(self, world: World, settings: Settings, source: SourceName) -> None:
+        self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
+        self.page: Page | None = None
+        self.viewers: dict[str, Page] = {}
+        self.last_input = world.clock()
+        self._world, self._meter = world, Meter(world.clock)
+        self._wishes = Wishes(settings, self._apply)
+        self._stream: Stream | None = None
+        self._channels: set[Channel] = set()
+        self._undo: list[Callable[[], None]] = []
+        self._newest: Frame | None = None
+        self._painting = False  # whether painted pictures come; else the input is shown
+        self._held = False  # whether the worker follows settings of this session
+        self._refused = False  # whether it can follow none
+        self._closing = False
+        self._noticed = ""
+        self._told: tuple[State, str] | None = None
+
+    # ------------------------------------------------------------------------------------------- facts
+
+    @property
+    def settings(self) -> Settings:
+        """What holds, as far as is known."""
+        return self._wishes.held
+
+    @property
+    def state(self) -> State:
+        if self._closing:
+            return "stopping"
+        if self._refused:
+            return "failed"
+        return WORKER.get(self._world.supervisor.state) or ("painting" if self._held else "starting")
+
+    @property
+    def remark(self) -> str:
+        """A sentence for whoever looks, or nothing."""
+        return self._world.supervisor.notice or self._noticed
+
+    def shape(self) -> tuple[int, int, Fit]:
+        """What pictures of this session look like. From any thread."""
+        held = self._wishes.held
+        return held.width, held.height, held.fit
+
+    def stats(self, transport: Transport) -> Stats:
+        """How it goes, as of the last `tick`."""
+        supervisor, meter, stream = self._world.supervisor, self._meter, self._stream
+        counts = None if stream is None else stream.counts
+        return Stats(
+            fps_in=meter.fps_in,
+            fps_out=meter.fps_out,
+            engine_ms=meter.engine_ms,
+            server_ms=meter.server_ms,
+            stages={name: summed(ms) for name, ms in supervisor.facts.stages.items()},
+            dropped_in=counts.overwritten_in if counts else 0,
+            dropped_out=counts.overwritten_out if counts else 0,
+            skipped=counts.skipped if counts else 0,
+            failed=counts.failed if counts else 0,
+            skip_rate=stream.skip_rate if stream else 0.0,
+            delay_frames=stream.delay if stream else 0,
+            sessions=self._world.count(),
+            restarts=supervisor.restarts,
+            transport=transport,
+        )
+
+    @property
+    def fps(self) -> float:
+        """Painted pictures a second."""
+        return self._meter.fps_out
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Glass to glass, as the page measured it; None before it did."""
+        latency = self.page.channel.latency if self.page else None
+        return latency.p50 if latency and latency.count else None
+
+    # ------------------------------------------------------------------------------------------- pages
+
+    async def answer(self, sdp: str) -> str:
+        """Connects the page that made the offer; the answer's SDP. OfferError where the offer is bad."""
+        channel = Channel(self, "webrtc", clock=self._world.clock)
+        receive = self.receive if self.source == "page" else None
+        link, answer = await self._world.answers(
+            sdp, receive=receive, pictures=self.pictures, control=channel, on_closed=self._gone, shape=self.shape
+        )
+        await self._still_open(link)
+        self.attach(Page(link, channel))
+        return answer
+
+    def attach(self, page: Page) -> None:
+        """The session begins: `page` is its own."""
+        self.page = page
+        self._stream = self._world.supervisor.open(self.settings, self)
+        self._undo += [self._stream.close, self._world.supervisor.watch(self._worker_changed)]
+        if self.source == "server" and self._world.pump is not None:
+            self._undo.append(self._world.pump.subscribe(self.shape, self.receive, self.notice))
+
+    async def view(self, sdp: str) -> tuple[str, str]:
+        """Connects a page that only looks on: its id and the answer's SDP. OfferError where the offer is bad."""
+        if len(self.viewers) >= VIEWERS:
+            raise RefusalError(
+                503, f"{VIEWERS} pages look on already: close one of them", headers={"Retry-After": "10"}
+            )
+        name, channel = secrets.token_urlsafe(16), Channel(self, "webrtc", may_change=False, clock=self._world.clock)
+        link, answer = await self._world.answers(
+            sdp, receive=None, pictures=self.pictures, control=channel, on_closed=lambda _reason: self._unview(name)
+        )
+        await self._still_open(link)
+        self.viewers[name] = Page(link, channel)
+        return name, answer
+
+    def joined(self, channel: Channel) -> None:
+        """A page hears: it is told where it is."""
+        self._channels.add(channel)
+        settings, model = plain(self.settings), self._world.model()
+        channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark))
+
+    def parted(self, channel: Channel) -> None:
+        """A page hears no more."""
+        self._channels.discard(channel)
+
+    def hide(self, hidden: bool) -> None:
+        """The page went out of sight, or came back."""
+        if self.page is not None:
+            self.page.link.hidden = hidden
+        self.last_input = self._world.clock()
+
+    def _unview(self, name: str) -> None:
+        self.viewers.pop(name, None)
+
+    def _gone(self, reason: str) -> None:
+        self._world.end(self, reason)
+
+    async def _still_open(self, link: Link) -> None:
+        """A session may have ended while an offer was answered."""
+        if self._closing:
+            await link.close()
+            raise RefusalError(503, "the session ended before it began: ask again", headers={"Retry-After": "1"})
+
+    # ------------------------------------------------------------------------------------------- pictures
+
+    def receive(self, frame: Frame) -> None:
+        """A picture of the input: to the worker, and on the way out where no painted one comes."""
+        if self._closing or self._stream is None:
+            return
+        self.last_input = self._world.clock()
+        self._newest = frame
+        self._meter.arrived()
+        self._stream.put(frame)
+        if not self._painting:
+            self._show(frame)
+
+    def painted(self, picture: Painted) -> None:
+        """The worker painted one."""
+        self._painting = True
+        self._meter.left(picture.frame.captured_at, picture.engine_ms)
+        self._show(picture.frame)
+
+    def _show(self, frame: Frame) -> None:
+        captured_ms = None  # of a source on the server the page's clock says nothing
+        if self.page is not None and self.source == "page":
+            captured_ms = self.page.link.captured_ms(frame.pts)
+        self.pictures.show(frame, captured_ms=captured_ms)
+
+    def _show_input(self) -> None:
+        """No painted pictures come any more: the newest input at once, and what follows it."""
+        self._painting = False
+        self._meter.forget()
+        if self._newest is not None:
+            self._show(self._newest)
+
+    # ------------------------------------------------------------------------------------------- the worker
+
+    def change(self, changes: Mapping[str, Any], tell: Tell) -> None:
+        """Asks for other settings; `tell` hears what came of it. SettingsError where they are wrong by themselves."""
+        self._wishes.ask(changes, tell)
+
+    def applied(self, settings: Settings, error: str | None) -> None:
+        """The worker's answer to new settings."""
+        refused = error is not None and settings == self._wishes.wanted
+        if self._wishes.answered(settings, error):
+            self._tell_settings(settings, error)
+        if refused:
+            self._noticed = error or ""
+            self._show_input()
+        elif error is None:
+            self._noticed = ""
+        self._held = not refused
+        self._refused = refused and not self._fit()
+        self._tell_state()
+
+    def notice(self, text: str) -> None:
+        """Something that whoever looks should know."""
+        self._noticed = text
+        self._tell_state()
+
+    def _apply(self, settings: Settings) -> None:
+        if self._stream is not None:
+            self._stream.apply(settings)
+
+    def _fit(self) -> bool:
+        """A size that was asked for before the model was known becomes the nearest one that it can paint."""
+        fit = near(self.settings, self._world.supervisor.facts.multiple)
+        if fit == self.settings:
+            return False
+        self.change({"width": fit.width, "height": fit.height}, self._tell_settings)
+        return True
+
+    def _worker_changed(self) -> None:
+        if self._world.supervisor.state != "ready":
+            self._wishes.lost()
+            self._held = self._refused = False
+            if self._painting:
+                self._show_input()
+        self._tell_state()
+
+    # ------------------------------------------------------------------------------------------- telling
+
+    def tell(self, message: ServerMessage) -> None:
+        """Tells every page."""
+        for channel in tuple(self._channels):
+            channel.tell(message)
+
+    def tick(self) -> None:
+        """Once a second: how it goes."""
+        self._meter.tick()
+        for channel in tuple(self._channels):
+            channel.tell(self.stats(channel.transport))
+
+    def tell_frames(self) -> None:
+        """Now and then: when the pictures that were sent were captured."""
+        for page in self._pages():
+            if at := page.link.sent():
+                page.channel.tell(FramesTold(at=at))
+
+    def _tell_settings(self, settings: Settings, error: str | None) -> None:
+        self.tell(SettingsTold(settings=plain(settings), error=error))
+
+    def _tell_state(self) -> None:
+        now = self.state, self.remark
+        if now != self._told:
+            self._told = now
+            self.tell(StateTold(state=now[0], notice=now[1]))
+
+    def _pages(self) -> list[Page]:
+        return [*([self.page] if self.page else []), *self.viewers.values()]
+
+    # ------------------------------------------------------------------------------------------- the end
+
+    async def close(self, reason: str) -> None:
+        """Ends it: everybody is told, and everything let go of."""
+        if self._closing:
+            return
+        self._closing = True
+        for undo in self._undo:
+            undo()
+        self.tell(Bye(reason=reason))
+        closing = [asyncio.ensure_future(page.link.close()) for page in self._pages()]
+        if closing:
+            await asyncio.wait(closing, timeout=CLOSE_S)
+        self.pictures.close()

@@ -1,0 +1,43 @@
+/** Waits for the server, makes the page, and shows it to tests, consoles and scripts as `window.livebrush`. */
+
+import * as api from "./api.js";
+import { $, pause } from "./dom.js";
+import { Notices } from "./notice.js";
+import { Page } from "./page.js";
+import { NO_SERVER } from "./words.js";
+
+/** The server's description of itself, however long it takes to come up. */
+async function described() {
+  const notices = new Notices($("#notice"));
+  for (;;) {
+    try {
+      const facts = await api.schema();
+      notices.set("page", "");
+      return facts;
+    } catch (error) {
+      notices.set("page", error.status ? error.message : NO_SERVER, { kind: "bad" });
+      await pause(1000);
+    }
+  }
+}
+
+function exposed(page) {
+  const { session, store } = page;
+  return {
+    get session() { return session.id; },
+    get state() { return page.state; },
+    get stats() { return { ...session.stats, page: page.way }; },
+    get latency() { return session.latency.figures(); },
+    get transport() { return session.link?.transport ?? null; },
+    get settings() { return { ...store.values }; },
+    get painted() { return page.painted; },
+    set: (name, value) => session.set(name, value),
+    connect: (kind) => page.connect(kind),
+    disconnect: () => page.stop(),
+  };
+}
+
+const asked = new URLSearchParams(location.search);
+const page = new Page(await described(), asked);
+window.livebrush = exposed(page);
+if (asked.get("autostart") === "1") page.connect();

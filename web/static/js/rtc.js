@@ -1,0 +1,170 @@
+/** The way to the server over WebRTC: pictures as video tracks, messages over the data channel "control". */
+
+import * as api from "./api.js";
+import { RATE } from "./sources.js";
+
+const CONNECT = 4000; // ms until another way is tried
+const GATHER = 500;
+
+/** WebRTC does not get through from here. */
+export class NoWay extends Error {}
+
+/**
+ * One connection. `settings` are those that differ from the model's, `shape()` gives `{width, height}`.
+ * `told.message(object)` gets the server's messages, `told.picture(stream)` the painted video. `over` resolves with the
+ * reason when the connection has ended, whoever ended it.
+ */
+export class RtcLink {
+  transport = "webrtc";
+  id = null;
+
+  constructor({ source, settings, shape, ticket, codec, told }) {
+    Object.assign(this, { source, settings, shape, ticket, told });
+    this.over = new Promise((resolve) => (this.finish = resolve));
+    this.peer = new RTCPeerConnection();
+    this.control = this.peer.createDataChannel("control");
+    this.video = this.#video(codec);
+    this.#listen();
+  }
+
+  #video(codec) {
+    const direction = this.source.track ? "sendrecv" : "recvonly";
+    const streams = this.source.stream ? [this.source.stream] : [];
+    const made = this.peer.addTransceiver(this.source.track ?? "video", { direction, streams });
+    if (codec) prefer(made, codec);
+    if ("jitterBufferTarget" in made.receiver) made.receiver.jitterBufferTarget = 0; // ms: newest first
+    return made;
+  }
+
+  #listen() {
+    const { peer, control } = this;
+    peer.ontrack = ({ track }) => this.told.picture(new MediaStream([track]));
+    control.onmessage = ({ data }) => this.told.message(JSON.parse(data));
+    control.onclose = () => this.close("The connection was closed.");
+    peer.addEventListener("connectionstatechange", () => {
+      if (peer.connectionState === "failed") this.close("The connection was lost.");
+    });
+  }
+
+  /** Resolves when connected; NoWay where no packet gets through, ServerError where the server refuses. */
+  async open() {
+    await this.peer.setLocalDescription();
+    await gathered(this.peer);
+    const { sdp, type } = this.peer.localDescription;
+    const source = this.source.track ? "page" : "server";
+    const answer = await api.open({ sdp, type, settings: this.settings, ticket: this.ticket, source });
+    this.id = answer.id;
+    if (this.peer.signalingState === "closed") api.end(this.id).catch(() => {}); // nobody waits any more
+    await this.peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+    await Promise.all([this.#tune(), connected(this.peer)]);
+    return answer;
+  }
+
+  /** Never a smaller picture than the settings ask for, and room enough for a sharp one. */
+  async #tune() {
+    const { sender } = this.video;
+    const asked = sender.getParameters();
+    if (!this.source.track || !asked.encodings.length) return;
+    asked.degradationPreference = "maintain-resolution";
+    asked.encodings[0].maxBitrate = bitrate(this.shape());
+    asked.encodings[0].maxFramerate = RATE;
+    await sender.setParameters(asked).catch(() => {}); // the browser's own choice holds
+  }
+
+  /** Another source without a new connection; false where that cannot be. */
+  async replace(source) {
+    if (!source.track || !this.source.track) return false;
+    this.source = source;
+    await this.video.sender.replaceTrack(source.track);
+    return true;
+  }
+
+  /** The settings have another size. */
+  reshape() {
+    this.#tune();
+  }
+
+  send(message) {
+    const put = () => this.control.send(JSON.stringify(message));
+    if (this.control.readyState === "open") put();
+    if (this.control.readyState === "connecting") this.control.addEventListener("open", put, { once: true });
+  }
+
+  close(reason = "closed") {
+    this.control.onclose = null;
+    this.peer.close();
+    this.finish(reason);
+  }
+
+  /** What the browser knows about the way: `{width, height, codec, up_kbps, down_kbps, rtt_ms, loss, fps}`. */
+  async measure() {
+    const report = [...(await this.peer.getStats()).values()];
+    return figures(report, (this.before ??= {}));
+  }
+}
+
+/** Bits a second for a picture of that size at 30 fps. */
+export const bitrate = ({ width, height }) => Math.min(8e6, Math.max(2.5e6, width * height * 15));
+
+function prefer(transceiver, codec) {
+  const known = RTCRtpReceiver.getCapabilities("video")?.codecs ?? [];
+  const is = (name) => (c) => c.mimeType.toLowerCase() === `video/${name}`;
+  const wanted = known.filter(is(codec));
+  if (wanted.length) transceiver.setCodecPreferences([...wanted, ...known.filter(is("rtx"))]);
+}
+
+/** Waits for the candidates, since the server takes them with the offer only. */
+export function gathered(peer) {
+  return new Promise((resolve) => {
+    const done = () => peer.iceGatheringState === "complete" && resolve();
+    peer.addEventListener("icegatheringstatechange", done);
+    setTimeout(resolve, GATHER);
+    done();
+  });
+}
+
+/** Waits for the connection; NoWay after four seconds. */
+export function connected(peer, limit = CONNECT) {
+  return new Promise((resolve, reject) => {
+    const fail = () => reject(new NoWay("WebRTC does not get through."));
+    const timer = setTimeout(fail, limit);
+    const look = () => {
+      if (peer.connectionState === "connected") resolve(clearTimeout(timer));
+      if (["failed", "closed"].includes(peer.connectionState)) fail(clearTimeout(timer));
+    };
+    peer.addEventListener("connectionstatechange", look);
+    look();
+  });
+}
+
+// ------------------------------------------------------------------------------------------------ getStats
+
+function figures(report, before) {
+  const find = (type, test = () => true) => report.find((x) => x.type === type && test(x)) ?? {};
+  const [inbound, outbound] = [find("inbound-rtp"), find("outbound-rtp")];
+  const pair = find("candidate-pair", (x) => x.nominated && x.state === "succeeded");
+  const codec = report.find((x) => x.id === inbound.codecId)?.mimeType ?? "";
+  return {
+    width: inbound.frameWidth, height: inbound.frameHeight, fps: inbound.framesPerSecond ?? 0,
+    codec: codec.replace("video/", ""), rtt_ms: (pair.currentRoundTripTime ?? 0) * 1000,
+    sent_width: outbound.frameWidth, sent_height: outbound.frameHeight, sent_fps: outbound.framesPerSecond ?? 0,
+    up_kbps: rate(before, "up", outbound.bytesSent, outbound.timestamp) * 8,
+    down_kbps: rate(before, "down", inbound.bytesReceived, inbound.timestamp) * 8,
+    loss: share(before, inbound),
+  };
+}
+
+/** Growth of a counter per millisecond since the last look (bytes per ms are kilobytes per second). */
+function rate(before, name, count = 0, now = 0) {
+  const [then, at] = before[name] ?? [count, now];
+  before[name] = [count, now];
+  return now > at ? (count - then) / (now - at) : 0;
+}
+
+/** The share of packets that got lost since the last look. */
+function share(before, { packetsLost = 0, packetsReceived = 0 }) {
+  const [lost, got] = before.packets ?? [0, 0];
+  before.packets = [packetsLost, packetsReceived];
+  const all = packetsLost - lost + packetsReceived - got;
+  return all > 0 ? Math.max(0, packetsLost - lost) / all : 0;
+}
