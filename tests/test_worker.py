@@ -652,11 +652,12 @@ def test_a_stopped_worker_leaves_quietly(caplog: pytest.LogCaptureFixture) -> No
 def test_fifty_streams_leave_nothing_behind() -> None:
     async def test() -> None:
         async with working() as supervisor:
-            pid = supervisor.pid or 0
+            pid, places = supervisor.pid or 0, set()
 
             async def cycle() -> None:
                 ears = [Ear(), Ear()]
                 streams = [supervisor.open(Settings(width=256, height=128), ear) for ear in ears]
+                places.update(a.place.offset for s in streams for a in s._line.addresses)
                 for stream, ear in zip(streams, ears, strict=True):
                     await painted(stream, ear)
                     stream.close()
@@ -664,12 +665,15 @@ def test_fifty_streams_leave_nothing_behind() -> None:
             for _ in range(3):
                 await cycle()
             await until(lambda: not supervisor._closing)
-            before = fds(), fds(pid), threading.active_count(), supervisor._process.arena._end
+            before = held(pid)
             for _ in range(25):
                 await cycle()
-            now = lambda: (fds(), fds(pid), threading.active_count(), supervisor._process.arena._end)  # noqa: E731
-            await until(lambda: not supervisor._closing and now() == before, 5)
+            await until(lambda: not supervisor._closing and held(pid) == before, 5)
             assert not supervisor._streams
+            assert len(places) < 20  # what was given back was lent again
+
+    def held(pid: int) -> tuple[int, int, int]:
+        return fds(), fds(pid), threading.active_count()
 
     run(test())
 
