@@ -56,8 +56,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     left.barh(list(stages), list(stages.values()), color=BLUE)
     left.invert_yaxis()
     left.set(title="One frame, by stage (p50)", xlabel="ms")
-    ours = {f"livebrush {name}": row["fps"] for name, row in result["precisions"].items()}
-    names = ["plain diffusers", *ours]
+    ours = {f"livebrush\n{name}": row["fps"] for name, row in result["precisions"].items()}
+    ours |= {f"{next(iter(ours))},\nfile to file": result["file"]["fps"]}
+    names = ["plain\ndiffusers", *ours]
     drawn = middle.bar(names, [result["diffusers_fps"], *ours.values()], color=[GREY, RED] + [BLUE] * (len(ours) - 1))
     middle.bar_label(drawn, fmt="%.1f")
     middle.set(title="Frames a second, same weights and step", ylabel="fps")
