@@ -138,6 +138,16 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         """Whether SIGKILL ended it."""
         return self._transport is not None and self._transport.get_returncode() == -9
 
+    @property
+    def dying(self) -> bool:
+        """Whether it was killed, and the system only has to let go of its memory: its pipes are closed after that,
+        60 ms later with the built-in model's 550 MB. Linux tells at once, by its first thread (proc(5), Z and X)."""
+        try:
+            told = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:  # another system, or it is gone, which `ended` tells
+            return False
+        return told.rpartition(")")[2].split()[0] in ("Z", "X")
+
     # ---------------------------------------------------------------------------------- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -63,7 +63,7 @@ class Limits:
     backoff_s: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each start after a death; the last one repeats
     healthy_s: float = 30.0  # a worker that was ready for so long starts the back-off anew
     attempts: int = 6  # deaths in a row without ever being ready, after which it is given up
-    check_s: float = 0.1
+    check_s: float = 0.02  # between two looks at it: so late its death is noticed
 
     def allowed(self, beat: Beat) -> float:
         """How long the pulse may stand still."""
@@ -246,7 +246,7 @@ class Supervisor:
         seen, since = process.beat(), self._clock()
         checked = since
         try:
-            while not (process.ended.done() or self._ending.is_set()):
+            while not (process.ended.done() or process.dying or self._ending.is_set()):
                 await asyncio.wait(either, timeout=self.limits.check_s, return_when=FIRST_COMPLETED)
                 beat, now = process.beat(), self._clock()
                 late, checked = now - checked > LATE_S, now

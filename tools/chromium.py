@@ -7,6 +7,7 @@ with driver() as started, chromium(started, write_y4m(path)) as browser, page(br
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -16,10 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import LivebrushError
+from stream.frame import Image
 from tools.barcode import LAYOUT
 
 if TYPE_CHECKING:
@@ -41,6 +44,15 @@ FLAGS = (
     "--disable-renderer-backgrounding", "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows", "--autoplay-policy=no-user-gesture-required",
 )  # fmt: skip
+TITLE = "A picture to be shared"
+SHOWN = """<title>{title}</title>
+<style>
+  body {{ margin: 0 }}
+  img {{ display: block; width: 100vw }}
+  i {{ position: fixed; width: 4px; height: 4px; animation: blink 0.1s infinite }}  /* else nothing is captured anew */
+  @keyframes blink {{ 50% {{ background: grey }} }}
+</style>
+<i></i><img src="data:image/png;base64,{png}">"""
 PROBE = Path(__file__).with_name("probe.js")
 
 
@@ -73,13 +85,14 @@ def driver() -> Iterator[Playwright]:
 
 
 @contextmanager
-def chromium(started: Playwright, camera: Path | None = None, *, without: Sequence[str] = ()) -> Iterator[Browser]:
-    """A browser whose camera plays `camera` (a .y4m file; None: Chromium's own test picture).
+def chromium(started: Playwright, camera: Path | None = None, *, without: Sequence[str] = (),
+             more: Sequence[str] = ()) -> Iterator[Browser]:  # fmt: skip
+    """A browser whose camera plays `camera` (a .y4m file; None: Chromium's own test picture), with `more` flags.
 
     `without` names flags to leave out: without ALLOWED a page that asks for the camera is refused; without FAKED there
     is no camera.
     """
-    chosen = [flag for flag in FLAGS if flag not in without]
+    chosen = [*(flag for flag in FLAGS if flag not in without), *more]
     if camera is not None:
         chosen.append(f"--use-file-for-fake-video-capture={camera}")
     browser = started.chromium.launch(executable_path=find(started), headless=True, args=chosen)
@@ -128,8 +141,9 @@ class Tab:
         return float(self.page.evaluate("() => performance.now()"))
 
     def origin(self) -> float:
-        """What the page's clock counts from, in ms of the wall clock."""
-        return float(self.page.evaluate("() => performance.timeOrigin"))
+        """What the page's clock counts from, in ms of the wall clock as it is now: that one is set from time to time,
+        and `performance.timeOrigin` stays."""
+        return float(self.page.evaluate("() => Date.now() - performance.now()"))
 
     def patches(self, video: str) -> NDArray[np.float64]:
         """Mean colours of the six patches in what a video shows."""
@@ -165,6 +179,21 @@ def opened(context: BrowserContext, url: str = "", *, script: str = "") -> Itera
         yield tab
     finally:
         page.close()
+
+
+@contextmanager
+def screen(started: Playwright, image: Image) -> Iterator[BrowserContext]:
+    """A context whose pages, when they ask for the screen, get a tab that shows `image`, captured as it is.
+
+    Chromium's fake user interface would give a fake screen: it is left out, and no camera is there.
+    """
+    height, width = image.shape[:2]
+    shows = f"--auto-select-tab-capture-source-by-title={TITLE}"
+    with chromium(started, without=(ALLOWED, FAKED), more=(shows,)) as browser:
+        context = browser.new_context(viewport={"width": width, "height": height})
+        png = base64.b64encode(cv2.imencode(".png", image[..., ::-1])[1].tobytes()).decode()
+        context.new_page().set_content(SHOWN.format(title=TITLE, png=png))
+        yield context
 
 
 @contextmanager

@@ -82,7 +82,7 @@
 
   // ------------------------------------------------------------------------------------------------ watching
 
-  const probe = { connections: [], channels: [], heard: [], videos: {}, said: [], spent: [] };
+  const probe = { connections: [], began: [], channels: [], heard: [], videos: {}, said: [], spent: [] };
 
   /** Follows one video: a row for each frame that it presents. */
   function watch(video) {
@@ -147,6 +147,7 @@
       constructor(...given) {
         super(...given);
         probe.connections.push(this);
+        probe.began.push(performance.now());
       }
       createDataChannel(...given) {
         const channel = super.createDataChannel(...given);

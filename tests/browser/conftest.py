@@ -1,0 +1,46 @@
+"""A camera, Chromium and servers for the tests of the page. Skipped only where there is no Chromium; CI installs one.
+
+Everything here is of a module: Playwright's event loop must be gone when other tests begin their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.chromium import Tab
+from tools.observed import Observed
+from tools.stage import Stage
+
+SECONDS = 5.0  # of a figure: enough for a percentile of 120 pictures
+
+
+@pytest.fixture(scope="session")
+def cameras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the cameras' films lie, made once."""
+    return tmp_path_factory.mktemp("cameras")
+
+
+@pytest.fixture(scope="module")
+def stage(cameras: Path) -> Iterator[Stage]:
+    """Browsers and servers."""
+    with Stage(cameras, SECONDS) as stage:
+        if not stage.sees:
+            pytest.skip(f"{stage.why} (CI has one)")
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def server(stage: Stage) -> Iterator[Observed]:
+    """A server that passes pictures through, for all tests of a module."""
+    with stage.server() as server:
+        yield server
+
+
+@pytest.fixture
+def tab(stage: Stage, server: Observed) -> Iterator[Tab]:
+    """The page with the camera on it, and pictures coming."""
+    with stage.tab(server) as tab:
+        yield tab

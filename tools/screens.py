@@ -1,0 +1,107 @@
+"""Pictures of the page for the README, taken from the page itself: `python -m tools.screens [FOLDER]`.
+
+The built-in model paints a camera that shows a photo from the test set, slowly moved. Look at them before they go in.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from stream.frame import Image
+from tools.builtin.pictures import photo, square
+from tools.chromium import Tab, chromium, driver, page
+from tools.observed import Observed, observed
+from tools.stage import address
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+IMAGES = Path(__file__).parents[1] / "docs" / "img"
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+SIDE, FRAMES = 512, 90
+PROMPT, OTHER = "watercolor painting", "oil painting"
+
+
+def person(path: Path) -> Path:
+    """A camera in which someone moves a little, as a .y4m file."""
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{SIDE} H{SIDE} F30:1 Ip A1:1 C420\n".encode())
+        for image in swaying(square(photo("astronaut"), SIDE + 64)):
+            file.write(b"FRAME\n" + cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420).tobytes())
+    return path
+
+
+def swaying(picture: Image) -> Iterator[Image]:
+    """A window that wanders over a picture, and comes back to where it began."""
+    for k in range(FRAMES):
+        angle = 2 * np.pi * k / FRAMES
+        x, y = round(32 + 28 * np.sin(angle)), round(32 + 14 * np.cos(angle))
+        yield np.ascontiguousarray(picture[y : y + SIDE, x : x + SIDE])
+
+
+def taken(tab: Tab, path: Path) -> None:
+    tab.page.screenshot(path=path, type="jpeg", quality=88)
+    print(path)  # noqa: T201 (a tool's only output)
+
+
+def painting(tab: Tab, server: Observed, prompt: str) -> None:
+    """The page, painting `prompt` for a while."""
+    tab.page.goto(address(server))
+    tab.shown()
+    tab.set("prompt", prompt)
+    tab.until("livebrush.state === 'painting' && livebrush.latency.count > 20", 30)
+    tab.wait(1.5)
+
+
+def desktop(browser: Browser, server: Observed, folder: Path) -> None:
+    """Before the start, painting, compared, and just after the worker's death."""
+    with page(browser, f"{server.url}/", **DESKTOP) as tab:
+        tab.until("window.livebrush")
+        tab.wait(0.5)
+        taken(tab, folder / "page-start.jpg")
+    with page(browser, **DESKTOP) as tab:
+        painting(tab, server, PROMPT)
+        taken(tab, folder / "page.jpg")
+        tab.page.click("#compare")
+        tab.page.click("#show-overlay")
+        tab.page.mouse.move(640, 20)  # away, or its name stays
+        tab.wait(1.0)
+        taken(tab, folder / "page-compare.jpg")
+        os.kill(server.worker(), signal.SIGKILL)
+        tab.until("livebrush.state === 'restarting'")
+        tab.wait(0.3)
+        taken(tab, folder / "page-restarting.jpg")
+    server.ready()
+
+
+def phone(browser: Browser, server: Observed, folder: Path) -> None:
+    """Painting on a phone."""
+    with page(browser, **PHONE) as tab:
+        painting(tab, server, OTHER)
+        taken(tab, folder / "page-phone.jpg")
+
+
+def main(folder: Path = IMAGES) -> None:
+    """All of them."""
+    with (
+        tempfile.TemporaryDirectory() as place,
+        driver() as started,
+        observed(model="builtin") as server,
+        chromium(started, person(Path(place) / "person.y4m")) as browser,
+    ):
+        desktop(browser, server, folder)
+        phone(browser, server, folder)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
