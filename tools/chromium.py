@@ -205,8 +205,3 @@ def page(browser: Browser, url: str = "", *, script: str = "", **context: Any) -
             yield tab
     finally:
         made.close()
-
-
-def wall_ms() -> float:
-    """The wall clock, as the page's `performance.timeOrigin + performance.now()`."""
-    return time.time() * 1000

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def measure(seconds: float, tell: Callable[[Row], Any]) -> dict[str, Any]:
 def shown(row: Row, console: Console) -> None:
     """A row as a line or two."""
     mark = {True: "[green]holds[/]", False: "[red]does not hold[/]", None: "[yellow]not measured[/]"}[row.holds]
-    console.print(f"[bold]{row.name}[/] {row.figure} ({row.hold}): {mark}", highlight=False)
+    console.print(f"[bold]{row.name}[/] {row.figure} ({row.hold}): {mark}", highlight=False, soft_wrap=True)
     text = "; ".join(f"{k} {brief(v)}" for k, v in row.value.items())
     console.print(f"   {text or row.note}", highlight=False, markup=False, soft_wrap=True)
 
@@ -116,8 +117,11 @@ def brief(value: Any) -> str:
 
 
 def main(quick: bool = False, json_file: Path | None = None) -> None:
-    """Measures, prints, and writes `json_file`."""
+    """Measures, prints, and writes `json_file`. LivebrushError where the packages for it are missing."""
     from tools.bench import write
+
+    if find_spec("psutil") is None:
+        raise LivebrushError("the live bench needs psutil, which is not here: pip install 'livebrush[test]'")
 
     console = Console()
     result = measure(QUICK_S if quick else SECONDS, lambda row: shown(row, console))

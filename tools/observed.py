@@ -238,7 +238,8 @@ def configured(options: Options) -> Config:
     from livebrush import sides
     from web.config import Config
 
-    size = tuple(sides(options.size).values()) if options.size else None
+    asked = sides(options.size) if options.size else None
+    size = (asked["width"], asked["height"]) if asked else None
     return Config(model=options.model, port=options.port, size=size, limit=options.limit, offers_per_minute=OFFERS)
 
 

@@ -79,7 +79,7 @@ def steady(tab: Tab, seconds: float) -> Row:
         seen = tab.take(seconds / 5)
         found.append(glass_to_glass(seen["camera"], seen["picture"], LOOP))
     means = [round(float(f.mean()), 1) for f in found]
-    value = {"means": means, "more_ms": round(means[-1] - means[0], 1), "first": percentiles(found[0]),
+    value: dict[str, Any] = {"means": means, "more_ms": round(means[-1] - means[0], 1), "first": percentiles(found[0]),
              "last": percentiles(found[-1]), "seconds": seconds}  # fmt: skip
     return Row("built-in steady", "latency in the last fifth beside the first", "<= first + 15 ms", value,
                value["more_ms"] <= 15)  # fmt: skip

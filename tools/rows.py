@@ -35,9 +35,10 @@ def l1(stage: Stage, codec: str = "h264") -> Row:
         before, start = server.cpu_s(), time.monotonic()
         rows = tab.take(stage.seconds)
         cpu = (server.cpu_s() - before) / (time.monotonic() - start)
-        value = percentiles(glass_to_glass(rows["camera"], rows["picture"], LOOP))
+        value: dict[str, Any] = percentiles(glass_to_glass(rows["camera"], rows["picture"], LOOP))
         value |= {"fps": round(rate(rows["picture"]), 1), "codec": codec, "cpu_share": round(cpu, 3)}
         value |= {"reported": tab.livebrush("latency"), "size": picture_size(rows["picture"])}
+        value["dropped"] = {k: tab.livebrush(f"stats.dropped_{k}") for k in ("in", "out")}
     holds = value["p50"] <= 65 and value["p95"] <= 100
     return Row("L1", "glass-to-glass 512x512 at 30 fps, ms", "p50 <= 65, p95 <= 100", value, holds)
 
@@ -215,7 +216,7 @@ def crowd(stage: Stage, codec: str = "H264") -> list[Row]:
 def c1(seen: list[peers.Seen], refused: str) -> Row:
     found = gaps_of(seen)
     fps = [round((len(s.arrived) - 1) * 1000 / (s.arrived[-1] - s.arrived[0]), 2) for s in seen]
-    value = {"fps": fps, "gap_ms": percentiles(found), "refused": refused}
+    value: dict[str, Any] = {"fps": fps, "gap_ms": percentiles(found), "refused": refused}
     holds = min(fps) >= 29 and value["gap_ms"]["p99"] <= 80 and "503" in refused and "queue" in refused
     return Row("C1", "six peers", ">= 29 fps each, p99 gap <= 80 ms; the next one queued with a reason", value, holds)
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 IMAGES = Path(__file__).parents[1] / "docs" / "img"
-DESKTOP = {"viewport": {"width": 1280, "height": 800}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True,
+                         "is_mobile": True}  # fmt: skip
 SIDE, FRAMES = 512, 90
 PROMPT, OTHER = "watercolor painting", "oil painting"
 
@@ -59,7 +60,7 @@ def painting(tab: Tab, server: Observed, prompt: str) -> None:
     tab.page.goto(address(server))
     tab.shown()
     tab.set("prompt", prompt)
-    tab.until("livebrush.state === 'painting' && livebrush.latency.count > 20", 30)
+    tab.until("livebrush.state === 'painting' && livebrush.latency.count > 100", 30)
     tab.wait(1.5)
 
 
@@ -77,6 +78,7 @@ def desktop(browser: Browser, server: Observed, folder: Path) -> None:
         tab.page.mouse.move(640, 20)  # away, or its name stays
         tab.wait(1.0)
         taken(tab, folder / "page-compare.jpg")
+        tab.page.click("#compare")
         os.kill(server.worker(), signal.SIGKILL)
         tab.until("livebrush.state === 'restarting'")
         tab.wait(0.3)

@@ -31,7 +31,7 @@ def marked(rows: Iterable[Row]) -> list[Row]:
 
 def unwrapped(counters: Sequence[int], loop: int) -> NDArray[np.int64]:
     """Counters of a film that begins again every `loop` frames as numbers that go on; steps are taken forwards."""
-    steps = np.diff(np.asarray(counters, np.int64), prepend=counters[:1]) % loop
+    steps = np.mod(np.diff(np.asarray(counters, np.int64), prepend=counters[:1]), loop)
     return np.asarray(np.cumsum(steps), np.int64) + counters[0]
 
 
