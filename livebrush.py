@@ -59,7 +59,8 @@ def told() -> Console:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C, whenever it comes
+    for asked in (signal.SIGINT, signal.SIGTERM):  # the first may be ignored where a script started us beside itself
+        signal.signal(asked, signal.default_int_handler)
     app()
 
 

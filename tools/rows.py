@@ -23,6 +23,7 @@ from tools.stage import LOOP, PERIOD_MS, RATE, SETTLE_S, Row, Stage, address, la
 PEERS = 6
 STYLES = ("oil painting", "night vision")  # far apart in colour, and the mark can be read in both
 PRESS = "() => { const t = performance.now(); document.getElementById('start-camera').click(); return t; }"
+WAY_MS = 30.0  # from capture to arrival without any waiting: encoding, sending and decoding, there and back
 KINDS = ("raise", "hang", "kill", "memory")
 
 # ------------------------------------------------------------------------------------------------- latency
@@ -263,16 +264,24 @@ def c4(stage: Stage, frames: int = 2000) -> Row:
 
 
 def r4(stage: Stage) -> Row:
-    """Ten times more frames than the engine can paint: how many frames' time a picture waits on its way."""
+    """Ten times more frames than the engine can paint: how many of them pass while one waits, beside its painting.
+
+    Taken when the picture arrives: at 3 fps Chromium may show one only when the next is there.
+    """
     engine_ms = 10 * PERIOD_MS
     with stage.server(delay_ms=engine_ms) as server, stage.tab(server) as tab:
-        found = latency_of(tab, stage.seconds)
+        tab.take(SETTLE_S)
+        rows = tab.take(stage.seconds)
         dropped = tab.livebrush("stats.dropped_in")
-    p95 = percentiles(found)["p95"]
-    waiting = max(0.0, (p95 - engine_ms - 100) / PERIOD_MS)  # L1's own p95 taken off
-    value = percentiles(found) | {"engine_ms": round(engine_ms), "waiting_frames": round(waiting, 2),
-                                  "second_half_more_ms": round(drift(found), 1), "dropped": dropped}  # fmt: skip
-    holds = waiting <= 2 and dropped > 0 and value["second_half_more_ms"] <= engine_ms
+    arrived = glass_to_glass(rows["camera"], rows["picture"], LOOP, "received")
+    found = percentiles(arrived)
+    waiting = max(0.0, found["p95"] - engine_ms - WAY_MS) / PERIOD_MS
+    value: dict[str, Any] = {
+        "waiting_frames": round(waiting, 2), "arrived_ms": found, "engine_ms": round(engine_ms), "dropped": dropped,
+        "shown_ms": percentiles(glass_to_glass(rows["camera"], rows["picture"], LOOP)),
+        "second_half_more_ms": round(drift(arrived), 1),
+    }  # fmt: skip
+    holds = value["waiting_frames"] <= 2 and dropped > 0 and value["second_half_more_ms"] <= PERIOD_MS
     return Row("R4", "every queue under 10 x overload", "<= 2 frames", value, holds)
 
 

@@ -63,14 +63,17 @@ def taken(row: Row) -> float:
     return float(row["shown"] if row["captured"] is None else row["captured"])
 
 
-def glass_to_glass(camera: Iterable[Row], picture: Iterable[Row], loop: int) -> Numbers:
-    """From the capture of a frame to the first showing of its picture, ms, in the order shown."""
+def glass_to_glass(camera: Iterable[Row], picture: Iterable[Row], loop: int, end: str = "shown") -> Numbers:
+    """From the capture of a frame to the first showing of its picture, ms, in the order shown.
+
+    `end` may be `received` instead: when its last packet came, before the browser's own decoding and drawing.
+    """
     clock, seen, out = Clock(camera, loop), set[int](), []
     for row in marked(picture):
         found = clock.at(row["counter"], row["shown"])
         if found is not None and found[0] not in seen:
             seen.add(found[0])
-            out.append(row["shown"] - found[1])
+            out.append(row[end] - found[1])
     return np.asarray(out, np.float64)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tools import peers
 from tools.observed import Observed
+from tools.rows import WAY_MS
 from tools.sightings import Numbers, drift, percentiles
 from tools.stage import PERIOD_MS, Row, Stage
 
@@ -47,6 +48,6 @@ def r4(stage: Stage) -> Row:
     engine_ms = 10 * PERIOD_MS
     with stage.server(delay_ms=engine_ms) as server:
         found, seen = latency(server, stage.seconds)
-    waiting = max(0.0, (percentiles(found)["p95"] - engine_ms - 100) / PERIOD_MS)
+    waiting = max(0.0, (percentiles(found)["p95"] - engine_ms - WAY_MS) / PERIOD_MS)
     value = percentiles(found) | {"waiting_frames": round(waiting, 2), "dropped": seen.stats.get("dropped_in")}
     return Row("R4", "every queue under 10 x overload", "<= 2 frames", value, waiting <= 2, NOTE)

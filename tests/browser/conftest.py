@@ -5,16 +5,46 @@ Everything here is of a module: Playwright's event loop must be gone when other 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tools.chromium import Tab
 from tools.observed import Observed
-from tools.stage import Stage
+from tools.stage import Row, Stage
 
 SECONDS = 5.0  # of a figure: enough for a percentile of 120 pictures
+TRIES = 3
+
+
+class Holds:
+    """Asserts that rows hold as delivery.md has them.
+
+    A figure of time is taken anew, twice at most, where it does not: whatever else runs on the machine in those seconds
+    only ever makes it worse. What must never happen, not even once, the tests assert themselves.
+    """
+
+    def __call__(self, row: Row) -> None:
+        assert row.holds, f"{row.name} {row.figure}: {row.hold}, got {row.value} {row.note}"
+
+    def in_time(self, measure: Callable[[], Row | list[Row]]) -> list[Row]:
+        """Every row that was measured, those of disturbed tries included."""
+        seen: list[Row] = []
+        for _ in range(TRIES):
+            found = measure()
+            found = found if isinstance(found, list) else [found]
+            seen += found
+            if all(row.holds for row in found):
+                break
+        for row in found:
+            self(row)
+        return seen
+
+
+@pytest.fixture(scope="session")
+def holds() -> Holds:
+    return Holds()
 
 
 @pytest.fixture(scope="session")
