@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 STARTS_S = 60.0
+ANSWERS_S = 30.0  # also its start
 STOPS_S = 8.0  # S4 allows 5
 MB = 1 << 20
 SHARED = Path("/dev/shm")  # noqa: S108 (where Linux keeps shared memory)
@@ -84,10 +85,22 @@ class Observed:
         return self.log.read_text(errors="replace")
 
 
+@contextmanager
+def limited(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
+    """Kills the process where this takes longer, so that whoever reads from it does not wait for ever."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def answer(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
-    """The next line of the server's process."""
+    """The next line of the server's process; RuntimeError with its log where it does not come."""
     assert process.stdout is not None
-    line = process.stdout.readline()
+    with limited(process, ANSWERS_S):
+        line = process.stdout.readline()
     if not line:
         code = process.poll()
         raise RuntimeError(f"the server does not answer (exit code {code}):\n{log.read_text(errors='replace')[-4000:]}")
