@@ -185,7 +185,7 @@ def run(
                                                     "be given again.")] = None,
     engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
-    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Put the input beside each picture.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists; in a folder, files of "
@@ -193,7 +193,7 @@ def run(
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write timings and facts there.")] = None,
 ) -> None:  # fmt: skip
     """Paints INPUT into OUTPUT: every frame in order, timing and sound kept. Ctrl-C leaves what was painted so far."""
-    from engines import choose
+    from stream.choice import choose
     from stream.sinks import open_sink
     from stream.sources import open_source
 
@@ -201,7 +201,7 @@ def run(
     place = checked(source, output, overwrite, report)
     with open_source(source, frames) as opened:
         frames = limit(opened, place, frames)
-        choice = choose(engine, device, precision)
+        choice = choose(spec, engine, device, precision)
         loaded = load(spec, choice)
         fixed = spec.settings if size else sized(spec.settings, opened, loaded)
         outcome, facts = paint(opened, loaded, fixed, choice, open_sink(place, opened), output, frames, compare)
@@ -307,7 +307,7 @@ def serve(
                                              "model's).")] = None,
     engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
-    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     limit: Annotated[int, typer.Option(min=1, max=64, help="Sessions at once; whoever comes later waits.")] = 6,
     offers: Annotated[int, typer.Option(min=1, help="Sessions and viewers that one address may begin in a "
                                         "minute.")] = 10,
@@ -381,7 +381,7 @@ def bench(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the picture (default: the model's).")] = None,
     engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
-    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16", help="The numbers they use.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     live: Annotated[bool, typer.Option("--live", help="Measure the whole way instead: camera, browser, server, worker "
                                        "and back. The other options are left out.")] = False,
 ) -> None:  # fmt: skip

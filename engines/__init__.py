@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from engines.errors import EngineError, LivebrushError
 
 if TYPE_CHECKING:
-    from engines.spec import Engine, Network, Port, Precision
+    from engines.spec import Engine, Network, Port, Precision, Ranges
 
 BACKENDS = {"torch": "engines.torch", "openvino": "engines.openvino"}
-PRECISIONS = ("f32", "bf16", "f16")
+PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
 def __getattr__(name: str) -> Any:
     """What a network is described with: imported when first asked for, since it brings torch."""
-    if name in ("Engine", "Network", "Port", "Precision"):
+    if name in ("Engine", "Network", "Port", "Precision", "Ranges"):
         return getattr(import_module("engines.spec"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -66,8 +66,11 @@ def backend(name: str) -> Backend:
     return cast(Backend, import_module(BACKENDS[name]))
 
 
-def choose(name: str = "auto", device: str = "auto", precision: str = "auto") -> Choice:
-    """The back end to use here. `auto`: CUDA through torch, else OpenVINO on the CPU, else torch."""
+def choose(name: str = "auto", device: str = "auto", precision: str = "auto", ranges: bool = False) -> Choice:
+    """The back end to use here. `auto`: CUDA through torch, else OpenVINO on the CPU, else torch.
+
+    `ranges` says whether the model has the ranges that int8 needs; without them int8 is neither taken nor given.
+    """
     if name == "auto":
         name, why = _fastest(device)
     else:
@@ -80,7 +83,9 @@ def choose(name: str = "auto", device: str = "auto", precision: str = "auto") ->
         device = known[0]
     elif device not in known:
         raise EngineError(f"engine {name} has no device {device!r} here: use {' or '.join(known)}")
-    offered = module.precisions(device)
+    offered = [p for p in module.precisions(device) if ranges or p != "int8"]
+    if precision == "int8" and not ranges:
+        raise EngineError(f"int8 needs ranges measured for the model, and there are none: use {' or '.join(offered)}")
     if precision == "auto":
         precision = offered[0]
     elif precision not in offered:
@@ -107,4 +112,4 @@ def build(network: Network, choice: Choice, cache: Path | None = None) -> Engine
 
 
 __all__ = ["BACKENDS", "Backend", "Choice", "Engine", "EngineError", "LivebrushError", "Network", "Port",
-           "Precision", "backend", "build", "choose"]  # fmt: skip
+           "Precision", "Ranges", "backend", "build", "choose"]  # fmt: skip

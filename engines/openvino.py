@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines import Choice, fold
+from engines import Choice, fold, quantise
 from engines.cache import Cache, network_key
 from engines.errors import EngineError
-from engines.spec import Network, Port, Precision
+from engines.spec import Network, Port, Precision, Ranges
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -52,21 +52,36 @@ def devices() -> list[str]:
 
 
 def precisions(device: str) -> list[Precision]:
-    able = _core().get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
     if device != "cpu":
         return ["f16", "f32"]
-    return ["bf16", "f32"] if "BF16" in able else ["f32"]
+    offered: dict[Precision, bool] = {"int8": _dots(), "bf16": _bf16(), "f32": True}
+    return [precision for precision, able in offered.items() if able]
+
+
+def _bf16() -> bool:
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _dots() -> bool:
+    """Whether the processor multiplies and adds bytes at once; on others int8 is slower, or overflows."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def build(network: Network, choice: Choice, cache: Path | None) -> OpenVinoEngine:
+    if choice.precision == "int8" and network.ranges is None:
+        raise EngineError(f"the {network.name} has no ranges for int8: use bf16 or f32, or measure them")
     return OpenVinoEngine(network, choice, cache)
 
 
-def trace(network: Network) -> ov.Model:
-    """The network as an OpenVINO model with dynamic axes; EngineError where it cannot be converted."""
+def trace(network: Network, ranges: Ranges | None = None) -> ov.Model:
+    """The network as an OpenVINO model with dynamic axes, rounded where there are `ranges`; EngineError where it
+    cannot be converted."""
     import openvino
 
     module = fold.folded(network.module)
+    if ranges is not None:
+        module = quantise.quantised(module, ranges)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined] # shape checks; parity is tested
@@ -92,18 +107,19 @@ class OpenVinoEngine:
         self._name = network.name
         self._inputs, self._output = network.inputs, network.output
         self._target = choice.device.upper()
-        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": choice.precision}
-        self._model = self._trace(network, cache)
+        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floats(choice.precision)}
+        self._model = self._trace(network, network.ranges if choice.precision == "int8" else None, cache)
         self._sized: dict[tuple[int, ...], _Sized] = {}
 
-    def _trace(self, network: Network, cache: Path | None) -> ov.Model:
+    def _trace(self, network: Network, ranges: Ranges | None, cache: Path | None) -> ov.Model:
         import openvino
 
         if cache is None:
-            return trace(network)
+            return trace(network, ranges)
+        code = (inspect.getsource(part) for part in (fold, quantise, trace))
         place = Cache(cache / "openvino").fetch(
-            network_key(network, f"openvino {openvino.__version__}", inspect.getsource(fold), inspect.getsource(trace)),
-            lambda folder: openvino.save_model(trace(network), folder / "graph.xml", compress_to_fp16=False),
+            network_key(network, f"openvino {openvino.__version__}", *code, repr(ranges and sorted(ranges.items()))),
+            lambda folder: openvino.save_model(trace(network, ranges), folder / "graph.xml", compress_to_fp16=False),
         )
         return _core().read_model(place / "graph.xml")
 
@@ -149,6 +165,13 @@ class OpenVinoEngine:
         if x.dim() != len(port.shape):
             raise EngineError(f"{self._name}: {port.name} has shape {tuple(x.shape)}, expected {port.shape}")
         return x.to(port.dtype).contiguous().numpy()
+
+
+def floats(precision: Precision) -> str:
+    """OpenVINO's name for the numbers of what is not int8."""
+    if precision != "int8":
+        return precision
+    return "bf16" if _bf16() else "f32"
 
 
 class _Sized:

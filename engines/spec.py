@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["f32", "bf16", "f16"]
+Precision = Literal["f32", "bf16", "f16", "int8"]
+Ranges = Mapping[str, tuple[float, float]]  # of what goes into a convolution, by its name in the network
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Network:
     """A torch module with the ports of its `forward`, in order.
 
     `sizes` holds a small legal value for every named axis (to trace with); `module` is in evaluation mode, in float32
-    on the CPU, and takes and gives exactly the ports' types.
+    on the CPU, and takes and gives exactly the ports' types. `ranges` are what int8 needs, where they were measured.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Network:
     inputs: tuple[Port, ...]
     output: Port
     sizes: dict[str, int]
+    ranges: Ranges | None = None
 
     def example(self) -> tuple[Tensor, ...]:
         """Zeros of every input at `sizes`."""

@@ -82,10 +82,10 @@ def _engines() -> Iterator[Finding]:
 
 
 def _auto() -> Iterator[Finding]:
-    import engines
+    from stream.choice import choose
 
     try:
-        yield Finding("engine auto", True, f"takes {engines.choose()}")
+        yield Finding("engine auto", True, f"takes {choose(ModelSpec(BUILTIN, BUILTIN))} for the built-in model")
     except LivebrushError as error:
         yield Finding("engine auto", False, str(error))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from engines import Choice, Engine, Network, build
 from engines.torch import DTYPES
 from stream import networks
+from stream.choice import ranges
 from stream.config import ModelSpec
 from stream.errors import ModelError, SettingsError
 from stream.guidance import Prediction
@@ -93,7 +94,8 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     for lora in spec.loras:
         merge(pipeline, lora)
     curve, prediction = noise_of(pipeline.scheduler, spec)
-    parts = networks_of(pipeline, spec)
+    measured = ranges(spec) if choice.precision == "int8" else {}
+    parts = [replace(n, ranges=measured.get(n.name)) for n in networks_of(pipeline, spec)]
     vae, unet = pipeline.vae, pipeline.unet
     factor = networks.factor_of(vae)
     codec = _codec_choice(pipeline, choice)

@@ -140,12 +140,12 @@ def load(plan: Plan) -> Loaded:
     """The painter of a plan. Raises LivebrushError for what a user can mend."""
     if plan.fake is not None:
         return load_fake(plan.fake)
-    from engines import choose
     from engines.cache import default_folder
     from stream import models
+    from stream.choice import choose
     from stream.pipeline import Painter
 
-    choice = choose(plan.engine, plan.device, plan.precision)
+    choice = choose(plan.spec, plan.engine, plan.device, plan.precision)
     model = models.load(plan.spec, choice, default_folder())
     return Loaded(Painter(model), model.multiple, str(choice))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ import engines
 from engines import Choice, EngineError, Network, Port, build, choose
 from engines.cache import MANIFEST, Cache, network_key
 from engines.fold import folded
+from engines.quantise import Recorder, quantised
 
-F32, BF16 = 2e-4, 6e-2  # largest difference from torch in float32, relative to the largest value
+F32, BF16, INT8 = 2e-4, 6e-2, 4e-2  # largest difference from torch in float32, relative to the largest value
 
 
 class Small(nn.Module):
@@ -132,6 +135,84 @@ def test_openvino_names_a_wrong_shape() -> None:
         engine(inputs(1)[0][0], *inputs(1)[1:])
 
 
+# --------------------------------------------------------------------------------------------------- int8
+
+
+def measured() -> Network:
+    """`small`, with the ranges that were seen in it."""
+    network = small(width=32)
+    recorder = Recorder(network.module)
+    for rows in range(1, 9):
+        wanted(network, *inputs(rows))
+    return replace(network, ranges=recorder.ranges())
+
+
+def int8() -> Choice:
+    if "int8" not in engines.backend("openvino").precisions("cpu"):
+        pytest.skip("this processor has no byte products")
+    return choose("openvino", "cpu", "int8", ranges=True)
+
+
+def test_int8_is_close_and_no_float_result(tmp_path: Path) -> None:
+    network, choice = measured(), int8()
+    reference = wanted(network, *inputs(3))
+    out = build(network, choice, tmp_path)(*inputs(3))
+    assert 1e-4 < error(out, reference) < INT8
+    assert torch.equal(build(network, choice, tmp_path)(*inputs(3)), out)
+
+
+def test_int8_runs_in_whole_numbers() -> None:
+    """The graph that OpenVINO compiled, not the one that was asked for."""
+    engine = build(measured(), int8())
+    engine.prepare(rows=1, h=8, w=12)
+    (sized,) = engine._sized.values()
+    graph = sized._one.get_compiled_model().get_runtime_model()
+    facts = [{k: op.get_rt_info()[k].astype(str) for k in ("layerType", "primitiveType")} for op in graph.get_ops()]
+    kinds = [fact["primitiveType"] for fact in facts if fact["layerType"] == "Convolution"]
+    assert len(kinds) == 2
+    assert all(kind.endswith("I8") for kind in kinds)
+
+
+def test_ranges_are_part_of_the_key(tmp_path: Path) -> None:
+    network, choice = measured(), int8()
+    assert network.ranges is not None
+    narrow = {name: (low / 4, high / 4) for name, (low, high) in network.ranges.items()}
+    outputs = [build(n, choice, tmp_path)(*inputs(1)) for n in (network, replace(network, ranges=narrow))]
+    assert not torch.equal(*outputs)
+    assert len(list((tmp_path / "openvino").iterdir())) == 2
+
+
+def test_a_range_cuts_off_what_is_rare() -> None:
+    """A number a little outside, once among a million, is not worth the steps that it takes from the others."""
+    module = nn.Conv2d(1, 1, 1)
+    recorder = Recorder(module)
+    inside = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    outside = inside.clone()
+    outside[0, 0, 0, 0] = 1.2
+    for x in [outside] + 300 * [inside]:
+        module(x)
+    ((low, high),) = recorder.ranges().values()
+    assert -1 <= low < 0
+    assert 0.95 < high < 1.2
+
+
+@pytest.mark.parametrize(
+    ("ranges", "told"),
+    [({"middle": (0.0, 1.0)}, "no convolution middle"), ({"first": (1.0, 2.0)}, r"range of first is 1.0\.\.2.0")],
+)
+def test_ranges_that_do_not_fit_are_refused(ranges: Mapping[str, tuple[float, float]], told: str) -> None:
+    with pytest.raises(EngineError, match=told):
+        quantised(small().module, ranges)
+
+
+def test_int8_without_ranges_is_refused() -> None:
+    with pytest.raises(EngineError, match="int8 needs ranges measured for the model"):
+        choose("openvino", "cpu", "int8")
+    with pytest.raises(EngineError, match="denoiser has no ranges for int8"):
+        build(small(), replace(choose("openvino", "cpu", "f32"), precision="int8"))
+    assert choose("openvino", "cpu").precision != "int8"
+
+
 # -------------------------------------------------------------------------------------------------- cache
 
 
@@ -143,7 +224,7 @@ def test_a_cached_graph_is_made_once_and_gives_the_same(tmp_path: Path, monkeypa
 
 
 def test_bf16_from_the_cache_is_finite(tmp_path: Path) -> None:
-    choice = choose("openvino", "cpu", engines.backend("openvino").precisions("cpu")[0])
+    choice = choose("openvino", "cpu")
     for _ in range(2):
         assert torch.isfinite(build(small(), choice, tmp_path)(*inputs(2))).all()
 

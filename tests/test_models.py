@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import engines
 from engines import Choice
-from stream import models
+from stream import choice, models
 from stream.config import Lora, ModelSpec, spec
 from stream.errors import ModelError, SettingsError
 from stream.networks import DenoiserNet
@@ -438,3 +438,22 @@ def test_networks_trace_and_run_on_openvino_at_another_size_and_rows(shelf: Any)
     images = pictures(2, 32, 64)
     torch.testing.assert_close(a.encode(images), b.encode(images), atol=1e-3, rtol=1e-3)
     assert (a.decode(x).int() - b.decode(x).int()).abs().max() <= 1
+
+
+# ------------------------------------------------------------------------------------------------- int8
+
+
+def test_a_model_is_measured_only_as_it_was(tmp_path: Path) -> None:
+    builtin = spec("builtin")
+    found = choice.ranges(builtin)
+    assert {"encoder", "denoiser", "decoder"} == set(found)
+    assert not choice.ranges(replace(builtin, vae="owner/another"))
+    assert not choice.ranges(replace(builtin, loras=(Lora("one.safetensors"),)))
+    assert not choice.ranges(ModelSpec("empty", str(tmp_path)))
+    assert not choice.ranges(ModelSpec("hub", "owner/name"))
+
+
+def test_damaged_ranges_are_told(tmp_path: Path) -> None:
+    (tmp_path / choice.FILE).write_text('{"encoder": {"conv": [0]}}')
+    with pytest.raises(ModelError, match=r"int8\.json is damaged .* measure it anew or delete it"):
+        choice.ranges(ModelSpec("mine", str(tmp_path)))

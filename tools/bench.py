@@ -27,6 +27,7 @@ from rich.table import Table
 
 import engines
 from engines.cache import default_folder
+from stream.choice import choose, ranges
 from stream.config import ModelSpec
 from stream.frame import Frame
 from stream.models import Model, load
@@ -221,7 +222,7 @@ def processor() -> str:
 def measure(found: ModelSpec, backend: str, device: str, precision: str, quick: bool) -> dict[str, Any]:
     """Everything, as one dictionary; `fps`, `wall_over_networks` and `vs_diffusers` are the default run's."""
     settings = found.settings.changed(prompt=found.settings.prompt or "watercolor painting")
-    choice = engines.choose(backend, device, precision)
+    choice = choose(found, backend, device, precision)
     frames = frames_of(settings, 90)
     out: dict[str, Any] = {}
     with Progress(transient=True) as bar:
@@ -233,10 +234,11 @@ def measure(found: ModelSpec, backend: str, device: str, precision: str, quick: 
         bar.advance(task)
         out["similarity"] = still_scene(model, settings, frames, quick)
         bar.advance(task)
-        others = [p for p in engines.backend(choice.backend).precisions(choice.device) if p != choice.precision]
+        offered = engines.backend(choice.backend).precisions(choice.device)
+        others = [p for p in offered if p != choice.precision and (p != "int8" or ranges(found))]
         out["precisions"] = {choice.precision: {k: out[k] for k in ("fps", "frame_ms", "wall_over_networks")}}
         for other in others if precision == "auto" else []:
-            second = load(found, engines.choose(choice.backend, choice.device, other), default_folder())
+            second = load(found, choose(found, choice.backend, choice.device, other), default_folder())
             rig = Rig(second, settings, frames)
             ticks = 20 if quick else 60
             out["precisions"][other] = speed(rig, ticks, [rig.run(ticks) for _ in range(2 if quick else ROUNDS)])

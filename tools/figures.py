@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import choose
 from engines.cache import default_folder
+from stream.choice import choose
 from stream.config import spec
 from stream.models import load
 from stream.sources.testcard import CardSource
@@ -78,7 +78,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     preset = spec("builtin")
-    painted(Judge(load(preset, choose(), default_folder()), preset.settings))
+    painted(Judge(load(preset, choose(preset), default_folder()), preset.settings))
     if len(sys.argv) > 1:
         plot(json.loads(Path(sys.argv[1]).read_text()), IMAGES / "bench.png")
 

@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from engines import choose
 from stream.config import spec
 from stream.models import load
-from tools.builtin import networks, prompts, report, training
+from tools.builtin import calibrate, networks, prompts, report, training
 
 
 def main(
@@ -45,6 +45,7 @@ def main(
     training.train_unet(work, vae, unet, text, tokenizer, table, latents, recipe)
     networks.save(out, vae.cpu(), unet.cpu(), text.cpu(), tokenizer)
     preset = spec("builtin")
+    calibrate.write(out, preset)
     model = load(replace(preset, model=str(out)), choose("openvino", "cpu", "f32"))
     figures = report.write(out, model, preset.settings, recipe)
     print(f"{figures.closest_to_own} of {figures.cases} outputs are closest to their own style; the card is in {out}")  # noqa: T201
