@@ -64,6 +64,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Rehearse:
+    """Before the first message, to an understudy: import what every plan needs, gently. `Rehearsed` answers."""
+
+
+@dataclass(frozen=True)
 class Begin:
     """The first message: the plan, the shared memory, where its pulse is, and how much is logged."""
 
@@ -117,6 +122,11 @@ class Stop:
 
 
 # ------------------------------------------------------------------------------------------------- to the server
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """All is imported."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from stream.mailbox import Address, Arena, Beat, Boxes, Pulse
-from stream.messages import Begin, Bell, Logged, Plan, Ticked, Unpacker, packed
+from stream.messages import Begin, Bell, Logged, Plan, Rehearse, Ticked, Unpacker, packed
 
 log = logging.getLogger("livebrush")
 ROOT = Path(__file__).parents[1]  # where the rooms are imported from
@@ -28,15 +28,16 @@ STDIN, STDOUT, STDERR = range(3)
 
 
 class WorkerProcess(asyncio.SubprocessProtocol):
-    """Made by `launch`; everything on the event loop that did. `hear` gets its messages, until `deafen`.
+    """Made by `launch`; everything on the event loop that did. It does nothing before `begin`, whose `hear` gets its
+    messages, until `deafen`.
 
     `ended` is done the moment it is known to be dying: its standard output is closed, or the system says so. `reaped`
     is done when the system has let go of it and its pipes are empty.
     """
 
-    def __init__(self, hear: Callable[[Any], None]) -> None:
+    def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._hear: Callable[[Any], None] | None = hear
+        self._hear: Callable[[Any], None] | None = None
         self._unpacker = Unpacker()
         self._rung = self._again = False
         self._text = getincrementaldecoder("utf-8")("replace")
@@ -50,9 +51,9 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._pulse = Pulse(self.arena, self._pulse_place)
 
     @classmethod
-    async def launch(cls, plan: Plan, hear: Callable[[Any], None]) -> Self:
+    async def launch(cls) -> Self:
         """A new process. OSError where the system has none to give."""
-        self = cls(hear)
+        self = cls()
         loop = asyncio.get_running_loop()
         handle = self.arena.handle
         fds = (handle,) if isinstance(handle, int) else ()
@@ -63,9 +64,17 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         except BaseException:
             self.close()
             raise
-        level = log.getEffectiveLevel()
-        self.send(Begin(plan, handle, self._pulse_place, os.getpid(), level))
         return self
+
+    def rehearse(self, rehearsed: Callable[[Any], None]) -> None:
+        """Lets it import what every plan needs; `rehearsed` hears when it has."""
+        self._hear = rehearsed
+        self.send(Rehearse())
+
+    def begin(self, plan: Plan, hear: Callable[[Any], None]) -> None:
+        """Lets it load and paint."""
+        self._hear = hear
+        self.send(Begin(plan, self.arena.handle, self._pulse_place, os.getpid(), log.getEffectiveLevel()))
 
     @property
     def pid(self) -> int:

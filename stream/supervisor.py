@@ -46,6 +46,7 @@ from stream.messages import (
 )
 from stream.process import WorkerProcess
 from stream.settings import Settings
+from stream.understudy import Understudy
 
 log = logging.getLogger("livebrush")
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
@@ -60,10 +61,10 @@ class Limits:
     preparing_s: float = 120.0
     loading_s: float = 600.0
     stop_s: float = 3.0
-    backoff_s: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each start after a death; the last one repeats
+    backoff_s: tuple[float, ...] = (0.1, 1.0, 2.0, 4.0, 8.0)  # before each start after a death; the last one repeats
     healthy_s: float = 30.0  # a worker that was ready for so long starts the back-off anew
     attempts: int = 6  # deaths in a row without ever being ready, after which it is given up
-    check_s: float = 0.02  # between two looks at it: so late its death is noticed
+    check_s: float = 0.01  # between two looks at it: so late its death is noticed
 
     def allowed(self, beat: Beat) -> float:
         """How long the pulse may stand still."""
@@ -127,6 +128,7 @@ class Supervisor:
         self._keys = count(1)
         self._watchers: list[Callable[[], None]] = []
         self._process: WorkerProcess | None = None
+        self._understudy = Understudy()
         self._ready_at: float | None = None
         self._broken: Broken | None = None
         self._was_ready = False
@@ -186,7 +188,14 @@ class Supervisor:
     # --------------------------------------------------------------------------------------- its whole life
 
     async def _run(self) -> None:
-        """One worker after another, until `stop` or until it is hopeless."""
+        """The workers, and what stands by for them."""
+        try:
+            await self._one_after_another()
+        finally:
+            await self._understudy.close()
+
+    async def _one_after_another(self) -> None:
+        """Workers, until `stop` or until it is hopeless."""
         deaths = unready = 0
         while True:
             end = await self._live()
@@ -210,9 +219,10 @@ class Supervisor:
         self._ready_at = self._broken = None
         killed_before = kills()
         try:
-            process = self._process = await WorkerProcess.launch(self.plan, self._hear)
+            process = self._process = self._understudy.take() or await WorkerProcess.launch()
         except OSError as error:
             return End(f"no worker process could be started ({error.strerror})")
+        process.begin(self.plan, self._hear)
         try:
             hung = await self._watch(process)
             self._part()
@@ -313,6 +323,8 @@ class Supervisor:
         for stream in self._streams.values():
             stream.connect(self._process)
         self._say("ready", "")
+        if self.plan.fake is None:
+            self._understudy.prepare()
 
     def _break(self, message: Broken) -> None:
         self._broken = message

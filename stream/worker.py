@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
 from stream.errors import LivebrushError
@@ -44,6 +45,8 @@ from stream.messages import (
     Plan,
     Ready,
     Refused,
+    Rehearse,
+    Rehearsed,
     Shrunk,
     Stages,
     Stop,
@@ -60,6 +63,9 @@ MEASURE_S = 1.0  # between two `Measured`
 RECENT = 120  # newest measurements that count
 IN_A_ROW = 3  # failed ticks, before the worker gives itself up
 PR_SET_PDEATHSIG = 1
+GENTLE = 19  # the highest nice value
+IMPORTS = ("stream.models", "stream.pipeline", "stream.choice", "transformers.models.clip", "openvino")
+NETWORKS = ("StableDiffusionPipeline", "UNet2DConditionModel", "AutoencoderTiny", "LCMScheduler")  # each a lazy import
 
 
 # ------------------------------------------------------------------------------------------------- the pipes
@@ -440,7 +446,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     wire = Wire()
-    begin: Begin = wire.inbox.get()
+    begin = wire.inbox.get()
+    if isinstance(begin, Rehearse):
+        threading.Thread(target=rehearse, args=(wire,), daemon=True).start()
+        begin = wire.inbox.get()
+    assert isinstance(begin, Begin)
     bind_to(begin.parent)
     logging.captureWarnings(True)
     logging.basicConfig(level=begin.log_level, handlers=[Tell(wire)], format="%(name)s: %(message)s")
@@ -456,6 +466,18 @@ def main() -> None:
         sys.excepthook(*sys.exc_info())
         leave(1)
     leave(0)
+
+
+def rehearse(wire: Wire) -> None:
+    """What takes seconds of every start, on the processor's idle time where the system has a nice value a thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GENTLE)
+    with suppress(ImportError):  # whoever needs it will say so
+        for name in IMPORTS:
+            import_module(name)
+        for network in NETWORKS:
+            getattr(import_module("diffusers"), network)
+    wire.send(Rehearsed())
 
 
 def loaded_or_gone(wire: Wire, plan: Plan) -> Loaded:

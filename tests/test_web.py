@@ -506,8 +506,9 @@ def test_a_full_house_on_the_websocket(server: Served) -> None:
 def test_pictures_that_are_none_are_told_once_and_then_it_is_over(server: Served) -> None:
     with socketed(server) as ws:
         begun(ws)
-        for _ in range(sockets.WRONG_IN_A_ROW + 2):
-            ws.send(b"short")
+        with contextlib.suppress(ConnectionClosed):  # it may be over before the last
+            for _ in range(sockets.WRONG_IN_A_ROW + 2):
+                ws.send(b"short")
         texts: list[str] = []
         with pytest.raises(ConnectionClosed):
             heard(ws, texts)

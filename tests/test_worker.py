@@ -542,7 +542,7 @@ def test_long_preparations_are_no_hang() -> None:
 
 def test_limits_follow_what_is_done_and_the_back_off_grows() -> None:
     limits = Limits()
-    assert [limits.wait(n) for n in range(1, 8)] == [0, 1, 2, 4, 8, 8, 8]
+    assert [limits.wait(n) for n in range(1, 8)] == [0.1, 1, 2, 4, 8, 8, 8]
     beat = supervisor_module.Beat
     assert limits.allowed(beat(1, "tick", 0.03)) == 2
     assert limits.allowed(beat(1, "tick", 5.0)) == 50  # a slow machine is no hung one

@@ -143,6 +143,7 @@ async def health(has: Has, response: Response) -> Health:
     return Health(
         ok=ok,
         worker=worker.state,
+        pid=worker.pid,
         notice=worker.notice,
         restarts=worker.restarts,
         sessions=len(has.sessions),

@@ -155,6 +155,7 @@ class Health(Model):
 
     ok: bool
     worker: str
+    pid: int | None  # of the worker process that lives now
     notice: str
     restarts: int
     sessions: int
