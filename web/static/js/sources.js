@@ -5,6 +5,7 @@
  * and `shape`s itself to the settings' width, height and fit.
  */
 
+import { trueColours } from "./colours.js";
 import { everyFrame, everyTick, size } from "./dom.js";
 import { lay, resize } from "./fit.js";
 import { drawCard } from "./testcard.js";
@@ -23,17 +24,20 @@ export class SourceError extends Error {
 class Source {
   ended = () => {};
 
-  constructor(kind, stream) {
+  /** `given` is what the browser gave, where `stream` is made of it. */
+  constructor(kind, stream, given = stream) {
     this.kind = kind;
     this.stream = stream;
     this.track = stream?.getVideoTracks()[0] ?? null;
+    this.given = given?.getVideoTracks()[0] ?? null;
     if (this.track) this.track.contentHint = "motion";
-    this.track?.addEventListener("ended", () => this.ended());
+    this.given?.addEventListener("ended", () => this.ended());
   }
 
   async shape() {}
 
   stop() {
+    this.given?.stop();
     this.track?.stop();
   }
 }
@@ -105,8 +109,12 @@ export async function cameras() {
 }
 
 class Screen extends Source {
+  constructor(captured) {
+    super("screen", trueColours(captured), captured);
+  }
+
   async shape({ width, height }) {
-    await this.track.applyConstraints(screenConstraints(width, height)).catch(() => {}); // keeps its shape
+    await this.given.applyConstraints(screenConstraints(width, height)).catch(() => {}); // keeps its shape
   }
 }
 
@@ -120,7 +128,7 @@ async function openScreen({ width, height }) {
   const media = devices();
   if (!media.getDisplayMedia) throw new SourceError("This browser cannot share the screen: take another source.");
   try {
-    return new Screen("screen", await media.getDisplayMedia({ video: screenConstraints(width, height), audio: false }));
+    return new Screen(await media.getDisplayMedia({ video: screenConstraints(width, height), audio: false }));
   } catch (error) {
     const refused = error.name === "NotAllowedError";
     throw new SourceError(refused ? "No screen was chosen. Press Screen and choose a window or a tab."
