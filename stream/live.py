@@ -62,6 +62,9 @@ class Listener(Protocol):
     def notice(self, text: str) -> None:
         """Something that whoever looks should know, e.g. a smaller size for lack of memory."""
 
+    def failed(self, text: str) -> None:
+        """A frame could not be painted, and why; the next one may be."""
+
 
 class Stream:
     """One source of frames, painted by the worker under its own settings. Made by `Supervisor.open`.
@@ -187,7 +190,7 @@ class Stream:
     def failed(self, text: str) -> None:
         """A tick with a frame of this stream failed."""
         self._failed += 1
-        safely(self._listener.notice, f"a frame could not be painted: {text}")
+        safely(self._listener.failed, text)
 
     def _tell(self, holds: Settings | None, error: str | None) -> None:
         if holds is not None:

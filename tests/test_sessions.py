@@ -370,6 +370,32 @@ def test_a_channel_that_is_gone_swallows_what_it_is_told() -> None:
     assert told == []
 
 
+def test_a_frame_that_could_not_be_painted_is_told_until_it_goes_well_for_a_while() -> None:
+    async def job() -> None:
+        clock = Clock()
+        room = Room(clock=clock)
+        room.worker.start()
+        session, link, stream = await room.enter()
+        for wait in (0.0, 2.0):
+            clock.now += wait
+            stream.listener.failed("RuntimeError: no")
+            session.tick()
+            assert session.remark == "a frame could not be painted: RuntimeError: no"
+        clock.now += 2.9
+        session.tick()
+        assert session.remark
+        clock.now += 0.2
+        session.tick()
+        assert (session.remark, link.of("state")[-1]["notice"]) == ("", "")
+        stream.listener.notice("memory ran out: 128x64 now")
+        clock.now += 60
+        session.tick()
+        assert session.remark == "memory ran out: 128x64 now"
+        await room.sessions.close_all("done")
+
+    together(job)
+
+
 def test_a_page_is_told_where_it_is_and_how_it_goes() -> None:
     async def job() -> None:
         clock = Clock()

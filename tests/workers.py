@@ -30,6 +30,7 @@ class Ear:
         self.at: list[float] = []
         self.answers: list[tuple[Settings, str | None]] = []
         self.notices: list[str] = []
+        self.failures: list[str] = []
 
     def painted(self, picture: Painted) -> None:
         self.pictures.append(picture)
@@ -40,6 +41,9 @@ class Ear:
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
+
+    def failed(self, text: str) -> None:
+        self.failures.append(text)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

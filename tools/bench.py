@@ -8,14 +8,10 @@ in turn, round by round, so that a machine that speeds up or slows down touches 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +32,7 @@ from stream.quiet import quiet
 from stream.render import TOGETHER
 from stream.settings import Settings
 from stream.sources.testcard import CardSource
+from tools.conditions import machine
 
 NETWORKS = ("encode", "denoise", "decode")
 STREAMS = (1, 2, 4, 8)
@@ -194,13 +191,7 @@ def still_scene(model: Model, settings: Settings, frames: Sequence[Frame], quick
 def conditions(model: Model, choice: engines.Choice, settings: Settings) -> dict[str, Any]:
     """What the figures depend on."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in PACKAGES},
-        "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        **machine(PACKAGES),
         "torch_threads": THREADS,
         "card": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "model": model.name,
@@ -209,14 +200,6 @@ def conditions(model: Model, choice: engines.Choice, settings: Settings) -> dict
         "settings": settings.model_dump(),
         "input": "the test card, from memory",
     }  # fmt: skip
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def measure(found: ModelSpec, backend: str, device: str, precision: str, quick: bool) -> dict[str, Any]:

@@ -7,13 +7,9 @@ they can, and the other rows say that they were not measured.
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from rich.table import Table
 
 from stream.errors import LivebrushError
 from tools import painted, rows, without
+from tools.conditions import machine
 from tools.stage import Row, Stage
 
 SECONDS, QUICK_S = 30.0, 6.0
@@ -60,16 +57,8 @@ def tried(name: str, work: Measured, stage: Stage) -> list[Row]:
 
 def conditions(stage: Stage, seconds: float) -> dict[str, Any]:
     """What the figures depend on."""
-    from tools.bench import processor
-
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in PACKAGES},
-        "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        **machine(PACKAGES),
         "client": f"Chromium {stage.browser().version}" if stage.sees else "own aiortc peers",
         "seconds_a_figure": seconds,
     }

@@ -98,14 +98,15 @@ class Places:
         if is_loopback(self.host):
             return host in TWINS or host == self.host
         own = socket.gethostname().lower()
-        return host in (self.host, *TWINS, own, f"{own}.local") or _is_address(host)
+        return host in (self.host, *TWINS, own, f"{own}.local") or is_address(host)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, and no name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

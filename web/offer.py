@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
 from stream.errors import LivebrushError
+from web.auth import is_address
 
 SECTIONS = {"video": 2, "audio": 2, "application": 1}  # at most, of an offer
 CODECS = 128  # of a section: there are no more payload types
@@ -64,12 +64,4 @@ def _is_useless(line: str) -> bool:
     fields = line.split()
     if len(fields) < 8:
         return False
-    return fields[2].lower() != "udp" or not _is_address(fields[4])
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return fields[2].lower() != "udp" or not is_address(fields[4])

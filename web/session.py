@@ -39,6 +39,7 @@ from web.wishes import Tell, Wishes
 
 log = logging.getLogger("livebrush")
 VIEWERS = 8  # of one session
+SAID_S = 3.0  # after the last frame that could not be painted
 CLOSE_S = 2.0  # a page that takes longer is left behind
 WORKER: dict[str, State] = {
     "starting": "starting",
@@ -133,6 +134,7 @@ class Session:
         self._refused = False  # whether it can follow none
         self._closing = False
         self._noticed = ""
+        self._failed_at: float | None = None  # when what is noticed happened, where it is of one frame only
         self._told: tuple[State, str] | None = None
 
     # ------------------------------------------------------------------------------------------- facts
@@ -309,8 +311,13 @@ class Session:
 
     def notice(self, text: str) -> None:
         """Something that whoever looks should know."""
-        self._noticed = text
+        self._noticed, self._failed_at = text, None
         self._tell_state()
+
+    def failed(self, text: str) -> None:
+        """A frame could not be painted: said until it goes well again for a while."""
+        self.notice(f"a frame could not be painted: {text}")
+        self._failed_at = self._world.clock()
 
     def _apply(self, settings: Settings) -> None:
         if self._stream is not None:
@@ -342,6 +349,8 @@ class Session:
     def tick(self) -> None:
         """Once a second: how it goes."""
         self._meter.tick()
+        if self._failed_at is not None and self._world.clock() - self._failed_at > SAID_S:
+            self.notice("")
         for channel in tuple(self._channels):
             channel.tell(self.stats(channel.transport))
 

@@ -145,18 +145,13 @@ class Rebuilt:
         return self._context
 
 
-class H264(H264Encoder):
-    """aiortc's packets (RFC 6184), another encoder."""
+class Rated:
+    """An encoder of aiortc's that follows our rate, and has our encoder within."""
 
-    matrix = Colorspace.ITU709
-
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, make: Callable[[int, int, int], av.VideoCodecContext], rate: Rate) -> None:
         super().__init__()
         self.rate = rate
-        self.encoder = Rebuilt(h264, rate)
-
-    def payloads(self, planes: colour.Planes, pts: int, key: bool) -> list[bytes]:
-        return self._packetize(self._split_bitstream(self.encoder.encode(planes, pts, key)))
+        self.encoder = Rebuilt(make, rate)
 
     @property
     def target_bitrate(self) -> int:
@@ -168,27 +163,29 @@ class H264(H264Encoder):
         self.rate.estimate = bitrate
 
 
-class Vp8(Vp8Encoder):
+class H264(Rated, H264Encoder):
+    """aiortc's packets (RFC 6184), another encoder."""
+
+    matrix = Colorspace.ITU709
+
+    def __init__(self, rate: Rate) -> None:
+        super().__init__(h264, rate)
+
+    def payloads(self, planes: colour.Planes, pts: int, key: bool) -> list[bytes]:
+        return self._packetize(self._split_bitstream(self.encoder.encode(planes, pts, key)))
+
+
+class Vp8(Rated, Vp8Encoder):
     """aiortc's packets (RFC 7741), another encoder."""
 
     matrix = Colorspace.ITU601
 
     def __init__(self, rate: Rate) -> None:
-        super().__init__()
-        self.rate = rate
-        self.encoder = Rebuilt(libvpx, rate)
+        super().__init__(libvpx, rate)
 
     def payloads(self, planes: colour.Planes, pts: int, key: bool) -> list[bytes]:
         self.picture_id = (self.picture_id + 1) % (1 << 15)
         return self._packetize(self.encoder.encode(planes, pts, key), self.picture_id)
-
-    @property
-    def target_bitrate(self) -> int:
-        return self.rate.target
-
-    @target_bitrate.setter
-    def target_bitrate(self, bitrate: int) -> None:
-        self.rate.estimate = bitrate
 
 
 LiveEncoder = H264 | Vp8
