@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache as remember
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines import Choice, fold, quantise
+from engines import Choice, fold, quantise, refit
 from engines.cache import Cache, network_key
 from engines.errors import EngineError
+from engines.refit import Homes, Swap, checked
 from engines.spec import Network, Port, Precision, Ranges
 
 if TYPE_CHECKING:
     import openvino as ov
 
+RECOMPILED = 6  # sizes, of those used last, that new weights are compiled for before they replace the old ones
 SIDE_BY_SIDE = 2  # requests in a group: one thread each pays off from two on, and needs that many cores
 NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
 
@@ -96,6 +100,20 @@ def trace(network: Network, ranges: Ranges | None = None) -> ov.Model:
     return model
 
 
+def homes_in(model: ov.Model, network: Network) -> Homes:
+    """Where the network's parameters lie in its traced graph."""
+    constants = ((name, torch.from_numpy(np.array(op.data))) for name, op in constants_of(model).items())
+    return replace(refit.homes(dict(network.module.named_parameters()), constants), rest={})
+
+
+def constants_of(model: ov.Model) -> dict[str, Any]:
+    """The floating-point constants of a graph, by name."""
+    import openvino
+
+    found = (op for op in model.get_ops() if op.get_type_name() == "Constant")
+    return {op.get_friendly_name(): op for op in found if op.get_element_type() == openvino.Type.f32}
+
+
 class OpenVinoEngine:
     """A traced network and what has been compiled of it, by picture size."""
 
@@ -108,20 +126,27 @@ class OpenVinoEngine:
         self._inputs, self._output = network.inputs, network.output
         self._target = choice.device.upper()
         self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floats(choice.precision)}
-        self._model = self._trace(network, network.ranges if choice.precision == "int8" else None, cache)
+        ranges = network.ranges if choice.precision == "int8" else None
+        self._model, self._homes = self._trace(network, ranges, cache)
         self._sized: dict[tuple[int, ...], _Sized] = {}
+        self._turn = 0
 
-    def _trace(self, network: Network, ranges: Ranges | None, cache: Path | None) -> ov.Model:
+    def _trace(self, network: Network, ranges: Ranges | None, cache: Path | None) -> tuple[ov.Model, Homes]:
         import openvino
 
         if cache is None:
-            return trace(network, ranges)
-        code = (inspect.getsource(part) for part in (fold, quantise, trace))
-        place = Cache(cache / "openvino").fetch(
-            network_key(network, f"openvino {openvino.__version__}", *code, repr(ranges and sorted(ranges.items()))),
-            lambda folder: openvino.save_model(trace(network, ranges), folder / "graph.xml", compress_to_fp16=False),
-        )
-        return _core().read_model(place / "graph.xml")
+            model = trace(network, ranges)
+            return model, homes_in(model, network)
+
+        def make(folder: Path) -> None:
+            model = trace(network, ranges)
+            openvino.save_model(model, folder / "graph.xml", compress_to_fp16=False)
+            homes_in(model, network).write(folder)
+
+        code = (inspect.getsource(part) for part in (fold, quantise, refit, trace))
+        told = (f"openvino {openvino.__version__}", *code, repr(ranges and sorted(ranges.items())))
+        place = Cache(cache / "openvino").fetch(network_key(network, *told), make)
+        return _core().read_model(place / "graph.xml"), Homes.read(place)
 
     def prepare(self, **sizes: int) -> None:
         """Compiles for these picture sizes; any number of rows."""
@@ -134,12 +159,14 @@ class OpenVinoEngine:
 
     def _for(self, sizes: tuple[int, ...]) -> _Sized:
         if sizes not in self._sized:
-            self._sized[sizes] = self._compile(dict(zip(self._axes(), sizes, strict=True)))
-        return self._sized[sizes]
+            self._sized[sizes] = self._compile(self._model, sizes)
+        found = self._sized[sizes]
+        found.used = self._turn = self._turn + 1
+        return found
 
-    def _compile(self, sizes: dict[str, int]) -> _Sized:
-        sizes = {**sizes, "rows": 1}
-        model = self._model.clone()
+    def _compile(self, dynamic: ov.Model, named: tuple[int, ...]) -> _Sized:
+        sizes = {**dict(zip(self._axes(), named, strict=True)), "rows": 1}
+        model = dynamic.clone()
         model.reshape({p.name: [a if isinstance(a, int) else sizes[a] for a in p.shape] for p in self._inputs})
         alone = {**self._config, "PERFORMANCE_HINT": "LATENCY"}
         together = {**self._config, "NUM_STREAMS": str(SIDE_BY_SIDE)}
@@ -151,6 +178,32 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile the {self._name} for {sizes}: {error}") from error
         return _Sized(one, many)
+
+    def refit(self, weights: Mapping[str, Tensor]) -> Swap:
+        """Compiles a graph with these weights beside the one that runs."""
+        if self.precision == "int8":
+            raise EngineError(f"weights of the {self._name} cannot change in int8: use --precision bf16 or f32")
+        checked(weights, self._homes.open, self._name)
+        model = self._with(weights)
+        latest = sorted(self._sized.copy().items(), key=lambda item: item[1].used)[-RECOMPILED:]
+        sized = {sizes: self._compile(model, sizes) for sizes, _ in latest}
+
+        def swap() -> None:
+            self._model, self._sized = model, sized
+
+        return swap
+
+    def _with(self, weights: Mapping[str, Tensor]) -> ov.Model:
+        """The graph with other values in the constants that these parameters became."""
+        import openvino
+
+        model = self._model.clone()
+        constants = constants_of(model)
+        for name, value in self._homes.values(weights):
+            fresh = openvino.op.Constant(value.detach().numpy(), shared_memory=False)
+            fresh.set_friendly_name(name)
+            openvino.utils.replace_node(constants[name], fresh)
+        return model
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         ready = [self._checked(x, p) for x, p in zip(inputs, self._inputs, strict=True)]
@@ -179,6 +232,7 @@ class _Sized:
 
     def __init__(self, one: ov.CompiledModel, many: ov.CompiledModel | None) -> None:
         self.shape = tuple(one.outputs[0].shape)[1:]
+        self.used = 0  # the engine's count of calls when it was used last
         self._one = one.create_infer_request()
         self._many = [many.create_infer_request() for _ in range(SIDE_BY_SIDE)] if many is not None else []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,4 +59,12 @@ class Engine(Protocol):
 
     def prepare(self, **sizes: int) -> None:
         """Gets ready for these sizes of the named axes, so that the first call is as fast as the next."""
+        ...
+
+    def refit(self, weights: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Gets other values ready for weights, named as the network's `module` has them; in any thread, while calls go
+        on. The function that comes back puts them in place, at once, all or none; call it between two calls.
+
+        Raises EngineError, and nothing changes, where a weight is unknown, has another shape, or cannot be changed.
+        """
         ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from engines import Choice
+from engines.refit import Swap, checked
 from engines.spec import Network, Precision
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -21,6 +23,7 @@ class TorchEngine:
     def __init__(self, network: Network, choice: Choice) -> None:
         self.device = torch.device(choice.device)
         self.precision: Precision = choice.precision
+        self._name = network.name
         self._dtype = DTYPES[choice.precision]
         self._out = network.output.dtype
         self._casts = [p.dtype.is_floating_point and not p.exact for p in network.inputs]
@@ -39,6 +42,19 @@ class TorchEngine:
 
     def prepare(self, **sizes: int) -> None:
         """Nothing to do: torch runs any size at once."""
+
+    def refit(self, weights: Mapping[str, Tensor]) -> Swap:
+        """Copies into the weights' own memory, so that what was captured in a CUDA graph stays right."""
+        held = dict(self._module.named_parameters())
+        checked(weights, {name: p.shape for name, p in held.items()}, self._name)
+        ready = {name: value.to(held[name]) for name, value in weights.items()}
+
+        @torch.inference_mode()
+        def swap() -> None:
+            for name, value in ready.items():
+                held[name].copy_(value)
+
+        return swap
 
 
 def missing() -> str | None:

@@ -1,0 +1,197 @@
+"""Other values for the weights of a network that runs, by the names of `Network.module`'s parameters.
+
+Back ends rename and transpose weights when they make a graph of a network. `homes` finds them there again, by value, so
+that it holds for every exporter; what it finds is kept beside the graph. `Engine.refit` puts new values in.
+
+A TensorRT engine without weights (built with STRIP_PLAN, which needs the card) serves every checkpoint and LoRA mix of
+an architecture: `Homes.write` beside it when it is built; when it is loaded, and again when weights change, `supply`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.errors import EngineError
+
+HOMES, REST = "homes.json", "rest.safetensors"
+Swap = Callable[[], None]
+
+
+def checked(weights: Mapping[str, Tensor], known: Mapping[str, tuple[int, ...]], network: str) -> None:
+    """EngineError unless every weight is known, and has its shape."""
+    for name, value in weights.items():
+        if name not in known:
+            raise EngineError(f"the {network} has no weight {name} that can be changed while it runs: restart with it")
+        got, expected = tuple(value.shape), tuple(known[name])
+        if got != expected:
+            raise EngineError(f"weight {name} of the {network} has shape {got}, expected {expected}")
+
+
+# ------------------------------------------------------------------------------------------------- homes
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a parameter lies in a graph: a constant's name, its type and shape there, and whether it is transposed."""
+
+    constant: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    def fitted(self, value: Tensor) -> Tensor:
+        """A parameter's value as the graph has it."""
+        turned = value.T if self.transposed else value
+        return turned.to(self.dtype).reshape(self.shape).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Homes:
+    """The homes of a network's parameters in a graph, and the constants that are no parameter's.
+
+    A parameter that a graph folded into something else, or whose value another one has too, has no home.
+    """
+
+    of: Mapping[str, tuple[Home, ...]]
+    shapes: Mapping[str, tuple[int, ...]]  # of the parameters
+    rest: Mapping[str, Tensor]
+
+    @property
+    def open(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters that can be changed."""
+        return {name: self.shapes[name] for name in self.of}
+
+    def values(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Constants and what they are to be for these parameters."""
+        for name, value in weights.items():
+            for home in self.of[name]:
+                yield home.constant, home.fitted(value)
+
+    def write(self, folder: Path) -> None:
+        """Into a folder; `read` has it back."""
+        from safetensors.torch import save_file
+
+        told = {name: [self.shapes[name], *([h.constant, str(h.dtype), h.shape, h.transposed] for h in lies)]
+                for name, lies in self.of.items()}  # fmt: skip
+        (folder / HOMES).write_text(json.dumps(told), encoding="utf-8")
+        if self.rest:
+            save_file({name: value.contiguous() for name, value in self.rest.items()}, folder / REST)
+
+    @classmethod
+    def read(cls, folder: Path) -> Homes:
+        from safetensors.torch import load_file
+
+        told = json.loads((folder / HOMES).read_text(encoding="utf-8"))
+        of = {name: tuple(_home(*lie) for lie in lies) for name, (_, *lies) in told.items()}
+        rest = load_file(folder / REST) if (folder / REST).exists() else {}
+        return cls(of, {name: tuple(shape) for name, (shape, *_) in told.items()}, rest)
+
+
+def _home(constant: str, dtype: str, shape: list[int], transposed: bool) -> Home:
+    return Home(constant, getattr(torch, dtype.removeprefix("torch.")), tuple(shape), transposed)
+
+
+def homes(parameters: Mapping[str, Tensor], constants: Iterable[tuple[str, Tensor]]) -> Homes:
+    """Finds a network's parameters among a graph's constants, which hold the same values in whatever type.
+
+    Where several parameters have the same value, the one whose name the constant bears is meant; bears it none, no one.
+    """
+    index: dict[torch.dtype, dict[bytes, list[tuple[str, bool]]]] = {}
+    found: dict[str, list[Home]] = {}
+    rest: dict[str, Tensor] = {}
+    for constant, value in constants:
+        if value.dtype not in index:
+            index[value.dtype] = _index(parameters, value.dtype)
+        alike = index[value.dtype].get(digest(value), [])
+        named = [a for a in alike if constant.endswith(a[0])] if len({n for n, _ in alike}) > 1 else alike
+        if named:
+            name, transposed = named[0]
+            found.setdefault(name, []).append(Home(constant, value.dtype, tuple(value.shape), transposed))
+        else:
+            rest[constant] = value
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    return Homes({name: tuple(lies) for name, lies in found.items()}, shapes, rest)
+
+
+def _index(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> dict[bytes, list[tuple[str, bool]]]:
+    """Names by value, as they are and transposed."""
+    index: dict[bytes, list[tuple[str, bool]]] = {}
+    for name, parameter in parameters.items():
+        if not parameter.dtype.is_floating_point:
+            continue
+        value = parameter.detach().cpu().to(dtype)
+        index.setdefault(digest(value), []).append((name, False))
+        if value.dim() == 2 and min(value.shape) > 1:
+            index.setdefault(digest(value.T), []).append((name, True))
+    return index
+
+
+def digest(value: Tensor) -> bytes:
+    """A hash of the values in order, whatever the shape: graphs drop and add axes of one."""
+    raw: Any = value.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return hashlib.blake2b(raw, digest_size=16).digest()
+
+
+def onnx_constants(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point initializers of an ONNX model, its external data included, one at a time."""
+    import onnx
+    from onnx import external_data_helper, numpy_helper
+
+    model = onnx.load(str(file), load_external_data=False)
+    for initializer in model.graph.initializer:
+        if initializer.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+            continue
+        if external_data_helper.uses_external_data(initializer):
+            external_data_helper.load_external_data_for_tensor(initializer, str(file.parent))
+        array = numpy_helper.to_array(initializer)
+        if initializer.data_type == onnx.TensorProto.BFLOAT16:
+            yield initializer.name, torch.from_numpy(array.view(np.uint16).copy().view(np.int16)).view(torch.bfloat16)
+        else:
+            yield initializer.name, torch.from_numpy(array.copy())
+        initializer.ClearField("raw_data")
+
+
+# ------------------------------------------------------------------------------------------------- TensorRT
+
+
+class Refitter(Protocol):
+    """What is used of TensorRT's `Refitter(engine, logger)`; the same in tensorrt and tensorrt_rtx."""
+
+    def set_named_weights(self, name: str, weights: Any) -> bool: ...
+    def get_missing_weights(self) -> list[str]: ...
+    def refit_cuda_engine(self) -> bool: ...
+
+
+def supply(refitter: Refitter, values: Iterable[tuple[str, Tensor]], wrap: Callable[[Tensor], Any]) -> None:
+    """Puts values into an engine by its weights' names (`Homes.values`, `Homes.rest`, `onnx_constants`).
+
+    `wrap` makes TensorRT's Weights of a tensor. EngineError where the engine does not take one of them, lacks some, or
+    cannot be refitted: it is then in no known state, and must not run. Nothing may run in it meanwhile.
+    """
+    held = []  # TensorRT reads them when it refits
+    for name, value in values:
+        held.append(value)
+        if not refitter.set_named_weights(name, wrap(value)):
+            kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            raise EngineError(f"the TensorRT engine does not take weight {name} as {kind}: build it anew")
+    if missing := refitter.get_missing_weights():
+        raise EngineError(f"the TensorRT engine lacks {len(missing)} weights ({missing[0]}, ...): build it anew")
+    if not refitter.refit_cuda_engine():
+        raise EngineError("TensorRT could not put the new weights into its engine: its log says why")
+    held.clear()
+
+
+def weights_of(tensorrt: Any) -> Callable[[Tensor], Any]:
+    """`wrap` for `supply`; `tensorrt` is the module, tensorrt or tensorrt_rtx. Tensors are on the CPU."""
+    kinds = {torch.float32: tensorrt.DataType.FLOAT, torch.float16: tensorrt.DataType.HALF,
+             torch.bfloat16: tensorrt.DataType.BF16}  # fmt: skip
+    return lambda value: tensorrt.Weights(kinds[value.dtype], value.data_ptr(), value.numel())

@@ -1,0 +1,252 @@
+"""Weights changed while an engine is there: by value on every back end, and TensorRT's own against a fake refitter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_engines import error, inputs, small
+from torch import Tensor
+
+from engines import Choice, EngineError, Network, build
+from engines.refit import Home, Homes, homes, onnx_constants, supply, weights_of
+
+NEAR = 1e-5  # of the largest value: rounding of two ways to compute the same in float32
+BACKENDS = ("torch", "openvino")
+
+
+def mixed(seed: int = 0) -> Network:
+    """`small`, all of its weights somewhere: converters drop a norm that multiplies by 1 and adds 0."""
+    network = small(seed)
+    network.module.load_state_dict(others(network, 4))
+    return network
+
+
+def engine(backend: str, network: Network, cache: Path | None = None) -> object:
+    return build(network, Choice(backend, "cpu", "f32", "a test"), cache)
+
+
+def others(network: Network, seed: int = 5) -> dict[str, Tensor]:
+    """Other values for every weight."""
+    made = torch.Generator().manual_seed(seed)
+    return {n: torch.randn(p.shape, generator=made) * 0.2 for n, p in network.module.named_parameters()}
+
+
+# ------------------------------------------------------------------------------------------------- engines
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_new_weights_give_what_a_network_built_with_them_gives(backend: str, tmp_path: Path) -> None:
+    ours, fresh = mixed(), mixed()
+    weights = others(ours)
+    fresh.module.load_state_dict(weights)
+    changed, built = engine(backend, ours, tmp_path), engine("torch", fresh)
+    for sizes in ((8, 12), (8, 8)):
+        changed(*inputs(1, *sizes))
+    changed.refit(weights)()
+    for rows, h, w in ((1, 8, 12), (3, 8, 8), (2, 16, 16)):
+        assert error(changed(*inputs(rows, h, w)), built(*inputs(rows, h, w))) < NEAR
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_changes_before_the_swap_and_all_of_it_goes_back(backend: str, tmp_path: Path) -> None:
+    network = mixed()
+    base = {n: p.detach().clone() for n, p in network.module.named_parameters()}
+    one = engine(backend, network, tmp_path)
+    before = one(*inputs(2))
+    swap = one.refit(others(network))
+    assert torch.equal(one(*inputs(2)), before)
+    swap()
+    assert error(one(*inputs(2)), before) > 0.1
+    one.refit(base)()
+    assert torch.equal(one(*inputs(2)), before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_part_may_change_and_the_rest_stays(backend: str) -> None:
+    ours, fresh = mixed(), mixed()
+    part = {"text.weight": torch.ones(8, 6)}
+    with torch.no_grad():
+        fresh.module.text.weight.fill_(1.0)
+    changed, built = engine(backend, ours), engine("torch", fresh)
+    changed.refit(part)()
+    assert error(changed(*inputs(2)), built(*inputs(2))) < NEAR
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unknown_and_misshapen_weights_are_refused_and_change_nothing(backend: str) -> None:
+    one = engine(backend, mixed())
+    before = one(*inputs(1))
+    good = torch.zeros(8, 6)
+    with pytest.raises(EngineError, match=r"the denoiser has no weight text.strange that can be changed .*: restart"):
+        one.refit({"text.weight": good, "text.strange": good})
+    with pytest.raises(EngineError, match=r"weight text.weight of the denoiser has shape \(6, 8\), expected \(8, 6\)"):
+        one.refit({"text.weight": good.T})
+    assert torch.equal(one(*inputs(1)), before)
+
+
+def test_torch_keeps_the_memory_of_its_weights() -> None:
+    network = mixed()
+    one = engine("torch", network)
+    places = [p.data_ptr() for p in network.module.parameters()]
+    one.refit(others(network))()
+    assert [p.data_ptr() for p in network.module.parameters()] == places
+
+
+def test_a_graph_from_the_cache_can_be_refitted_too(tmp_path: Path) -> None:
+    engine("openvino", mixed(), tmp_path)
+    network = mixed()
+    again, built = engine("openvino", network, tmp_path), engine("torch", mixed())
+    weights = others(network)
+    again.refit(weights)()
+    built.refit(weights)()
+    assert error(again(*inputs(2)), built(*inputs(2))) < NEAR
+
+
+def test_openvino_has_the_sizes_in_use_ready_before_the_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = engine("openvino", mixed())
+    for side in (8, 16, 24, 32, 40, 48, 56, 64):
+        one.prepare(h=side, w=side)
+    one.prepare(h=8, w=8)
+    compiled: list[tuple[int, ...]] = []
+    own = one._compile
+    monkeypatch.setattr(one, "_compile", lambda model, sizes: (compiled.append(sizes), own(model, sizes))[1])
+    one.refit({"text.weight": torch.ones(8, 6)})()
+    assert compiled == [(s, s) for s in (32, 40, 48, 56, 64, 8)]
+    one.prepare(h=8, w=8)
+    one.prepare(h=16, w=16)
+    assert compiled[6:] == [(16, 16)]
+
+
+# ------------------------------------------------------------------------------------------------- homes
+
+SQUARE, BIAS = torch.arange(9.0).reshape(3, 3), torch.tensor([1.0, 2.0, 3.0])
+
+
+def test_homes_are_found_by_value_whatever_the_name_type_and_shape() -> None:
+    known = {"a.weight": SQUARE, "a.bias": BIAS}
+    turned, shaped = SQUARE.T.contiguous().half(), BIAS.reshape(1, 3, 1)
+    constants = [("onnx::MatMul_7", turned), ("c1", shaped), ("scale", torch.ones(3))]
+    found = homes(known, constants)
+    assert found.of == {"a.weight": (Home("onnx::MatMul_7", torch.float16, (3, 3), True),),
+                        "a.bias": (Home("c1", torch.float32, (1, 3, 1)),)}  # fmt: skip
+    assert list(found.rest) == ["scale"]
+    new = dict(found.values({"a.weight": SQUARE + 1, "a.bias": BIAS * 2}))
+    assert torch.equal(new["onnx::MatMul_7"], (SQUARE + 1).T.half())
+    assert torch.equal(new["c1"], (BIAS * 2).reshape(1, 3, 1))
+
+
+def test_equal_values_are_told_apart_by_name_or_not_at_all() -> None:
+    known = {"a.bias": torch.zeros(3), "b.bias": torch.zeros(3)}
+    apart = homes(known, [("self.a.bias", torch.zeros(3)), ("self.b.bias", torch.zeros(3))])
+    assert {n: [h.constant for h in lies] for n, lies in apart.of.items()} == {
+        "a.bias": ["self.a.bias"], "b.bias": ["self.b.bias"]
+    }  # fmt: skip
+    merged = homes(known, [("shared", torch.zeros(3))])
+    assert not merged.of
+    assert not merged.open
+
+
+def test_a_weight_that_a_graph_holds_twice_changes_twice() -> None:
+    found = homes({"a.weight": SQUARE}, [("x", SQUARE), ("y", SQUARE.T.contiguous())])
+    values = dict(found.values({"a.weight": SQUARE * 2}))
+    assert torch.equal(values["x"], SQUARE * 2)
+    assert torch.equal(values["y"], SQUARE.T * 2)
+
+
+def test_homes_are_written_and_read(tmp_path: Path) -> None:
+    known = {"a.weight": SQUARE, "a.bias": BIAS}
+    made = homes(known, [("w", SQUARE.T.contiguous().bfloat16()), ("scale", torch.ones(3))])
+    made.write(tmp_path)
+    read = Homes.read(tmp_path)
+    assert (read.of, read.open) == (made.of, {"a.weight": (3, 3)})
+    assert torch.equal(read.rest["scale"], torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_weight_of_an_exported_network_has_a_home(dtype: torch.dtype, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="pip install onnx")
+    known = {n: p.detach() for n, p in mixed().module.named_parameters()}
+    arrays = [(f"onnx::{k}", n, p.T if p.dim() == 2 else p) for k, (n, p) in enumerate(known.items())]
+    kinds = {torch.float32: onnx.TensorProto.FLOAT, torch.float16: onnx.TensorProto.FLOAT16,
+             torch.bfloat16: onnx.TensorProto.BFLOAT16}  # fmt: skip
+
+    def raw(value: Tensor) -> bytes:
+        return value.to(dtype).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+    made = [onnx.helper.make_tensor(c, kinds[dtype], tuple(p.shape), raw(p), raw=True) for c, _, p in arrays]
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, (2,), [1, 2])
+    graph = onnx.helper.make_graph([], "weights", [], [], [*made, shape])
+    onnx.save_model(onnx.helper.make_model(graph), tmp_path / "model.onnx", save_as_external_data=True,
+                    location="model.onnx.data", size_threshold=0)  # fmt: skip
+    found = homes(known, onnx_constants(tmp_path / "model.onnx"))
+    assert {n: (lies[0].constant, lies[0].transposed) for n, lies in found.of.items()} == {
+        n: (c, p.dim() == 2) for c, n, p in arrays
+    }
+    assert not found.rest
+
+
+# ------------------------------------------------------------------------------------------------- TensorRT
+
+
+class FakeRefitter:
+    """TensorRT's, as its documentation has it: types and sizes are checked, and nothing holds before the refit."""
+
+    def __init__(self, wanted: Mapping[str, Tensor], lacks: set[str] | None = None, works: bool = True) -> None:
+        self.engine = dict(wanted)
+        self._lacks, self._works = set(lacks or ()), works
+        self._set: dict[str, SimpleNamespace] = {}
+
+    def set_named_weights(self, name: str, weights: SimpleNamespace) -> bool:
+        old = self.engine.get(name)
+        if old is None or (weights.kind, weights.count) != (KINDS[old.dtype], old.numel()):
+            return False
+        self._set[name] = weights
+        self._lacks.discard(name)
+        return True
+
+    def get_missing_weights(self) -> list[str]:
+        return sorted(self._lacks)
+
+    def refit_cuda_engine(self) -> bool:
+        for name, weights in self._set.items():
+            old = self.engine[name]
+            raw = (np.ctypeslib.ctypes.c_byte * (weights.count * old.element_size())).from_address(weights.place)
+            self.engine[name] = torch.frombuffer(bytearray(raw), dtype=old.dtype).reshape(old.shape)
+        self._set.clear()  # what was set is nobody's concern any more, and may be gone
+        return self._works
+
+
+LIBRARY = SimpleNamespace(
+    DataType=SimpleNamespace(FLOAT="float", HALF="half", BF16="bf16"),
+    Weights=lambda kind, place, count: SimpleNamespace(kind=kind, place=place, count=count),
+)
+KINDS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bf16"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_stripped_engine_gets_every_weight_and_then_some_anew(dtype: torch.dtype) -> None:
+    known = {"a.weight": SQUARE, "a.bias": BIAS}
+    constants = {"w": SQUARE.T.contiguous().to(dtype), "b": BIAS.to(dtype), "scale": torch.full((2,), 3.0)}
+    found = homes(known, constants.items())
+    refitter = FakeRefitter({n: torch.zeros_like(v) for n, v in constants.items()}, lacks=set(constants))
+    wrap = weights_of(LIBRARY)
+    supply(refitter, [*found.values(known), *found.rest.items()], wrap)
+    assert all(torch.equal(refitter.engine[n], v) for n, v in constants.items())
+    supply(refitter, found.values({"a.weight": SQUARE * 2}), wrap)
+    assert torch.equal(refitter.engine["w"], (SQUARE * 2).T.to(dtype))
+    assert torch.equal(refitter.engine["b"], constants["b"])
+
+
+def test_what_a_refitter_refuses_lacks_or_cannot_do_is_told() -> None:
+    wrap, zeros = weights_of(LIBRARY), {"w": torch.zeros(3)}
+    with pytest.raises(EngineError, match=r"does not take weight w as float16 \(3,\): build it anew"):
+        supply(FakeRefitter(zeros), [("w", torch.zeros(3).half())], wrap)
+    with pytest.raises(EngineError, match=r"lacks 1 weights \(b, ...\)"):
+        supply(FakeRefitter(zeros, lacks={"b"}), [("w", torch.zeros(3))], wrap)
+    with pytest.raises(EngineError, match="could not put the new weights"):
+        supply(FakeRefitter(zeros, works=False), [("w", torch.zeros(3))], wrap)
