@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.errors import EngineError
 
@@ -34,6 +34,21 @@ def checked(weights: Mapping[str, Tensor], known: Mapping[str, tuple[int, ...]],
         got, expected = tuple(value.shape), tuple(known[name])
         if got != expected:
             raise EngineError(f"weight {name} of the {network} has shape {got}, expected {expected}")
+
+
+def in_place(module: nn.Module, weights: Mapping[str, Tensor], network: str) -> Swap:
+    """`Engine.refit` for a torch module: values are made ready on its device, and copied into the weights' own memory,
+    so that what was captured in a CUDA graph stays right. The copying is on the stream that is current then."""
+    held = dict(module.named_parameters())
+    checked(weights, {name: p.shape for name, p in held.items()}, network)
+    ready = {name: value.to(held[name]) for name, value in weights.items()}
+
+    @torch.inference_mode()
+    def swap() -> None:
+        for name, value in ready.items():
+            held[name].copy_(value)
+
+    return swap
 
 
 # ------------------------------------------------------------------------------------------------- homes

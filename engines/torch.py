@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engines import Choice
-from engines.refit import Swap, checked
+from engines.refit import Swap, in_place
 from engines.spec import Network, Precision
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -44,17 +44,8 @@ class TorchEngine:
         """Nothing to do: torch runs any size at once."""
 
     def refit(self, weights: Mapping[str, Tensor]) -> Swap:
-        """Copies into the weights' own memory, so that what was captured in a CUDA graph stays right."""
-        held = dict(self._module.named_parameters())
-        checked(weights, {name: p.shape for name, p in held.items()}, self._name)
-        ready = {name: value.to(held[name]) for name, value in weights.items()}
-
-        @torch.inference_mode()
-        def swap() -> None:
-            for name, value in ready.items():
-                held[name].copy_(value)
-
-        return swap
+        """Copies into the weights' own memory."""
+        return in_place(self._module, weights, self._name)
 
 
 def missing() -> str | None:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -15,11 +16,12 @@ from stream.errors import ConfigError, SettingsError
 from stream.settings import Settings
 
 BUILTIN = "builtin"
+STRONGEST = 10.0  # strength of a LoRA, either way
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA, merged into the weights when the model is loaded.
+    """A LoRA, merged into the weights when the model is loaded; a live server can change its strength.
 
     `source` is a .safetensors file, a folder with one, a hub id, or `owner/name/file.safetensors` on the hub.
     """
@@ -27,7 +29,18 @@ class Lora:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     source: str
-    strength: Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)] = 1.0
+    strength: Annotated[float, Field(allow_inf_nan=False, ge=-STRONGEST, le=STRONGEST)] = 1.0
+
+
+def called(loras: tuple[Lora, ...]) -> dict[str, Lora]:
+    """LoRAs by short names that tell nothing of this machine's folders, numbered where two are called the same."""
+    named: dict[str, Lora] = {}
+    for lora in loras:
+        path = Path(lora.source)
+        name = path.stem if path.suffix == ".safetensors" else path.name
+        others = (f"{name} {k}" for k in count(2))
+        named[next(n for n in chain([name], others) if n not in named)] = lora
+    return named
 
 
 @dataclass(frozen=True)

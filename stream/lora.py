@@ -1,10 +1,19 @@
-"""LoRAs, merged into the weights when a model is loaded: W + strength * B A, and nothing left to run."""
+"""LoRAs: what they add to a model's weights, at load and while it paints. W = W0 + sum of strength * scale * up @ down.
+
+Nothing of a LoRA is left to run. The sum is always made anew from the base weights and in one order, so that the way to
+a mix does not matter, and without LoRAs the weights are the base's, bit for bit.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from stream.config import Lora
 from stream.errors import ModelError
@@ -15,17 +24,137 @@ from stream.weights import locate, reading
 HUB_FILE = re.compile(r"(?P<repo>\w[\w.-]*/[\w.-]+)/(?P<file>.+\.safetensors)")
 USUAL = "pytorch_lora_weights.safetensors"
 INSTEAD = "use the file's path as the LoRA's source"
+ADAPTER = "read"  # what a LoRA is called while it is read
+Key = tuple[str, str]  # a part of the pipeline (unet, text_encoder, ...) and a weight's name in it
+Weights = dict[str, dict[str, Tensor]]  # by part and name
 
 
-def merge(pipeline: Any, lora: Lora) -> None:
-    """Merges one LoRA, of diffusers' or kohya's format, into a pipeline. ModelError where it does not fit."""
-    file = find(lora.source)
-    with quiet(), reading(f"lora {lora.source}", file):
-        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="merged")
-        if not pipeline.get_list_adapters():
-            raise ModelError(f"lora {lora.source} has no weights for this model: use one made for its kind")
-        pipeline.fuse_lora(components=sorted(pipeline.get_list_adapters()), lora_scale=lora.strength)
-        pipeline.unload_lora_weights()
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What a LoRA adds to one weight at strength 1: `scale * up @ down`, `up` (out, rank), `down` (rank, all else)."""
+
+    up: Tensor
+    down: Tensor
+    scale: float
+
+
+class Mix:
+    """The LoRAs that are in a model's weights, and what its weights are with others.
+
+    Factors are kept once they are read. Base weights are read from their files again when a change first needs them
+    (`read` gives the pipeline without LoRAs) and then kept, those that some LoRA touches.
+    """
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        self.loras: tuple[Lora, ...] = ()  # those whose weights the model has now
+        self._read = read
+        self._known: dict[str, dict[Key, Factors]] = {}
+        self._base: dict[Key, Tensor] = {}
+
+    def merge(self, pipeline: Any, loras: tuple[Lora, ...]) -> None:
+        """Into a pipeline that has just been read. ModelError where one does not fit."""
+        wanted = strengths(loras)
+        self._known = {source: factors(pipeline, source) for source in wanted}
+        held = dict(parameters(pipeline))
+        with torch.no_grad():
+            for key in touched(self._known.values()):
+                held[key].copy_(self._sum(held[key], key, wanted))
+        self.loras = loras
+
+    def weights(self, loras: tuple[Lora, ...]) -> Weights:
+        """The weights that differ between `self.loras` and `loras`, as they are with these.
+
+        From any thread, one at a time. ModelError where a LoRA is not there, or does not fit.
+        """
+        before, wanted = strengths(self.loras), strengths(loras)
+        changed = [s for s in {**before, **wanted} if before.get(s) != wanted.get(s)]
+        self._learn(changed)
+        out: Weights = {}
+        for part, name in touched(self._known[source] for source in changed):
+            base = self._base[part, name]
+            out.setdefault(part, {})[name] = self._sum(base, (part, name), wanted)
+        return out
+
+    @torch.no_grad()
+    def _sum(self, base: Tensor, key: Key, wanted: Mapping[str, float]) -> Tensor:
+        """W; the base's own memory where no LoRA is in it."""
+        parts = [(strength, f) for source, strength in wanted.items() if (f := self._known[source].get(key))]
+        if not parts:
+            return base
+        up = torch.cat([f.up * (strength * f.scale) for strength, f in parts], 1)
+        down = torch.cat([f.down for _, f in parts])
+        return torch.addmm(base.flatten(1), up, down).view_as(base)
+
+    def _learn(self, sources: Iterable[str]) -> None:
+        """Reads what is not known of these LoRAs and of the weights that they touch."""
+        fresh = [source for source in sources if source not in self._known]
+        for source in fresh:
+            find(source)  # before gigabytes are read in vain
+        lacking = {*touched(self._known[s] for s in sources if s not in fresh)} - {*self._base}
+        if not fresh and not lacking:
+            return
+        pipeline = self._read()
+        known = {source: factors(pipeline, source) for source in fresh}
+        lacking |= {*touched(known.values())} - {*self._base}
+        self._base |= {key: value.detach().clone() for key, value in parameters(pipeline) if key in lacking}
+        self._known |= known
+
+
+def strengths(loras: Iterable[Lora]) -> dict[str, float]:
+    """The strength of each source that has any, in one order whatever theirs."""
+    sums: dict[str, float] = {}
+    for lora in sorted(loras, key=lambda x: (x.source, x.strength)):
+        sums[lora.source] = sums.get(lora.source, 0.0) + lora.strength
+    return {source: strength for source, strength in sums.items() if strength}
+
+
+def touched(known: Iterable[Mapping[Key, Factors]]) -> list[Key]:
+    """The weights that LoRAs touch, each once."""
+    return list(dict.fromkeys(key for one in known for key in one))
+
+
+def parameters(pipeline: Any) -> Iterator[tuple[Key, Tensor]]:
+    """Every weight of a pipeline."""
+    for part, module in pipeline.components.items():
+        if isinstance(module, nn.Module):
+            yield from (((part, name), p) for name, p in module.named_parameters())
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def factors(pipeline: Any, source: str) -> dict[Key, Factors]:
+    """What one LoRA, of diffusers' or kohya's format, adds to a pipeline's weights; the pipeline stays as it is.
+
+    ModelError where it is not there, damaged, or does not fit.
+    """
+    file = find(source)
+    with quiet(), reading(f"lora {source}", file):
+        try:
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=ADAPTER)
+            parts = sorted(pipeline.get_list_adapters())
+            found = {(part, f"{name}.weight"): _factors(layer, source)
+                     for part in parts for name, layer in _layers(getattr(pipeline, part))}  # fmt: skip
+        finally:
+            pipeline.unload_lora_weights()
+    if not found:
+        raise ModelError(f"lora {source} has no weights for this model: use one made for its kind")
+    return found
+
+
+def _layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers that the LoRA being read acts on."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    yield from ((n, m) for n, m in module.named_modules() if isinstance(m, BaseTunerLayer) and ADAPTER in m.scaling)
+
+
+def _factors(layer: Any, source: str) -> Factors:
+    plain = ADAPTER in layer.lora_A and ADAPTER not in layer.lora_magnitude_vector and not layer.lora_bias.get(ADAPTER)
+    if not plain:
+        raise ModelError(f"lora {source} is of a kind that adds no product of two factors (DoRA?): use a plain LoRA")
+    up, down = (side[ADAPTER].weight.detach().float().flatten(1).clone() for side in (layer.lora_B, layer.lora_A))
+    return Factors(up, down, float(layer.scaling[ADAPTER]))
 
 
 def find(source: str) -> Path:

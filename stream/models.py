@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from engines import Choice, Engine, Network, build
+from engines.refit import Swap
 from engines.torch import DTYPES
 from stream import networks
 from stream.choice import ranges
-from stream.config import ModelSpec
+from stream.config import Lora, ModelSpec
 from stream.errors import ModelError, SettingsError
 from stream.guidance import Prediction
-from stream.lora import merge
+from stream.lora import Mix
 from stream.networks import TIME_IDS
 from stream.prompt import Prompter, Text
 from stream.quiet import quiet
@@ -46,6 +47,8 @@ class Model:
     latent_channels: int
     engines: Mapping[str, Engine]
     prompter: Prompter
+    text: TextEncoder
+    lora: Mix
 
     @property
     def name(self) -> str:
@@ -82,6 +85,25 @@ class Model:
         for engine in self.engines.values():
             engine.prepare(rows=1, **sizes)
 
+    def mix(self, loras: tuple[Lora, ...]) -> Swap:
+        """Gets ready for other LoRAs, in any thread and one at a time, while pictures are painted. The function that
+        comes back puts them in, all or none; call it between two ticks. Texts encoded before are then of the old ones.
+
+        Raises ModelError or EngineError, and nothing changes, where one of them is not there or does not fit.
+        """
+        weights = self.lora.weights(loras)
+        unet = {f"unet.{name}": value for name, value in weights.pop("unet", {}).items()}
+        swaps = [self.engines["denoiser"].refit(unet)] if unet else []
+        if weights:
+            swaps += [self.text.refit(weights), self.prompter.forget]
+
+        def swap() -> None:
+            for part in swaps:
+                part()
+            self.lora.loras = loras
+
+        return swap
+
 
 def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     """The model of `spec` on the engine of `choice`; `cache` keeps what engines are slow to make.
@@ -91,8 +113,8 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     if choice.backend != "torch":
         torch.set_num_threads(1)  # little is left to torch, and its idle threads would spin on the engines' cores
     pipeline = read_pipeline(spec)
-    for lora in spec.loras:
-        merge(pipeline, lora)
+    lora = Mix(lambda: read_pipeline(spec))
+    lora.merge(pipeline, spec.loras)
     curve, prediction = noise_of(pipeline.scheduler, spec)
     measured = ranges(spec) if choice.precision == "int8" else {}
     parts = [replace(n, ranges=measured.get(n.name)) for n in networks_of(pipeline, spec)]
@@ -104,7 +126,7 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     text = TextEncoder(pipeline, device, torch.float32 if device.type == "cpu" else DTYPES[choice.precision])
     return Model(
         spec, curve, prediction, factor,
-        factor * networks.halvings_of(unet), int(vae.config.latent_channels), engines, Prompter(text),
+        factor * networks.halvings_of(unet), int(vae.config.latent_channels), engines, Prompter(text), text, lora,
     )  # fmt: skip
 
 

@@ -96,6 +96,11 @@ class Session:
         self.settings = settings
         self.filter.force()
 
+    def refresh(self) -> None:
+        """The model's weights are others now: frames that enter from now on get texts that were encoded with them."""
+        self.steering = self._steer(self.settings)
+        self.filter.force()
+
     @property
     def delay(self) -> int:
         """Ticks between a frame's entering and its leaving."""

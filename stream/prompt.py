@@ -78,3 +78,7 @@ class Prompter:
         parts = parse(prompt)
         texts = [self._encode(text, width, height) for text, _ in parts]
         return texts[0] if len(texts) == 1 else Text.blend(texts, [w for _, w in parts])
+
+    def forget(self) -> None:
+        """Remembers nothing: the text encoders have other weights."""
+        self._encode.cache_clear()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from engines.refit import Swap, in_place
 from stream.prompt import Text
 from stream.quiet import quiet
 
@@ -40,6 +43,16 @@ class TextEncoder:
             return Text(found[0].float())
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=self._device)
         return Text(found[0].float(), found[2].float(), time_ids)
+
+    def refit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> Swap:
+        """Other weights, by text encoder and name; as `Engine.refit`."""
+        swaps = [in_place(getattr(self._pipeline, part), values, part) for part, values in weights.items()]
+
+        def swap() -> None:
+            for part in swaps:
+                part()
+
+        return swap
 
     def _warn(self, prompt: str) -> None:
         tokenizer = self._pipeline.tokenizer

@@ -129,6 +129,38 @@ def save_lora(file: Path, kohya: bool = False, width: int = 16) -> Path:
     return file
 
 
+CONV = "down_blocks.0.resnets.0.conv1"
+TEXT = "text_model.encoder.layers.0.self_attn."
+
+
+def save_wide_lora(kind: str, file: Path, kohya: bool = False, seed: int = 1, size: float = 0.3) -> Path:
+    """A LoRA on an attention and a convolution of the UNet and on every text encoder; kohya's alpha is half its rank."""
+    made, rank = torch.Generator().manual_seed(seed), 2
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        f"unet.{LORA_LAYER}": ((rank, 16), (16, rank)), f"unet.{CONV}": ((rank, 16, 3, 3), (16, rank, 1, 1)),
+    }  # fmt: skip
+    widths = [32, 64] if kind == "sdxl" else [WIDTHS[kind]]
+    for part, width in zip(("text_encoder", "text_encoder_2"), widths, strict=False):
+        shapes |= {f"{part}.{TEXT}{layer}": ((rank, width), (width, rank)) for layer in ("q_proj", "out_proj")}
+    weights = {}
+    for name, (down, up) in shapes.items():
+        base = _kohya(name, kind) if kohya else name
+        ends = (".lora_down.weight", ".lora_up.weight") if kohya else (".lora_A.weight", ".lora_B.weight")
+        for end, shape in zip(ends, (down, up), strict=True):
+            weights[base + end] = torch.randn(shape, generator=made) * size
+        if kohya:
+            weights[f"{base}.alpha"] = torch.tensor(rank / 2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, file)
+    return file
+
+
+def _kohya(name: str, kind: str) -> str:
+    part, _, rest = name.partition(".")
+    short = {"unet": "unet", "text_encoder": "te1" if kind == "sdxl" else "te", "text_encoder_2": "te2"}[part]
+    return f"lora_{short}_{rest.replace('.', '_')}"
+
+
 # ------------------------------------------------------------------------------------------------- one file
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
