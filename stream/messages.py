@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stream.config import ModelSpec
+from stream.config import Lora, ModelSpec
 from stream.mailbox import Address, Place
 from stream.settings import Settings
 
@@ -34,13 +34,15 @@ def pass_through() -> ModelSpec:
 class Fake:
     """Instead of a model: frames are fitted to the settings' size and come back. Starts fast, imports no torch.
 
-    `delay_ms` is slept in every tick, `load_ms` before it is ready, `prepare_ms` for every new size. `fail` is what
-    happens while it loads. Sides must be multiples of `multiple`, as a model would have it.
+    `delay_ms` is slept in every tick, `load_ms` before it is ready, `prepare_ms` for every new size, `mix_ms` beside
+    the ticks for other LoRAs, whose files must be there. `fail` is what happens while it loads. Sides must be multiples
+    of `multiple`, as a model would have it.
     """
 
     delay_ms: float = 0
     load_ms: float = 0
     prepare_ms: float = 0
+    mix_ms: float = 0
     fail: Fault | None = None
     multiple: int = 8
 
@@ -110,6 +112,13 @@ class Close:
 
 
 @dataclass(frozen=True)
+class Remix:
+    """Other LoRAs, in the weights that all streams are painted with. `Mixed` answers; there is one at a time."""
+
+    loras: tuple[Lora, ...]
+
+
+@dataclass(frozen=True)
 class Misbehave:
     """For tests: fail like this in the next tick that has no such message yet."""
 
@@ -161,6 +170,13 @@ class Applied:
     settings: Settings | None
     error: str | None
     delay: int
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The LoRAs hold, from the next tick on; or why they do not, and all is as it was."""
+
+    error: str | None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from stream.errors import SettingsError
+from stream.config import Lora
+from stream.errors import ModelError, SettingsError
 from stream.frame import Frame, Image
 from stream.messages import Fake
 from stream.preprocess import fitted
@@ -44,6 +46,10 @@ class Session:
         self.settings = settings
         self.filter.force()
 
+    def refresh(self) -> None:
+        """Other LoRAs are mixed in."""
+        self.filter.force()
+
 
 class PassThrough:
     """Gives frames back. `sleep` takes seconds."""
@@ -60,6 +66,14 @@ class PassThrough:
 
     def close(self, session: Session) -> None:
         """Nothing is in flight."""
+
+    def mix(self, loras: tuple[Lora, ...]) -> Callable[[], None]:
+        """Other LoRAs, as slowly as the fake says; ModelError where one of them is not there. They change nothing."""
+        self._sleep(self._fake.mix_ms / 1000)
+        for lora in loras:
+            if lora.strength and not Path(lora.source).exists():
+                raise ModelError(f"lora {lora.source} is not there: check the path")
+        return lambda: None
 
     def tick(self, arrived: Mapping[Session, Sequence[Frame]]) -> dict[Session, list[Passed]]:
         """Every frame, at once, in order."""

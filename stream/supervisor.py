@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
-from stream.config import ModelSpec
+from stream.config import Lora, ModelSpec
 from stream.live import Counts, Listener, Painted, Stream, safely
 from stream.mailbox import Activity, Address, Beat
 from stream.memory import area, kills, shape, smaller
@@ -36,6 +36,7 @@ from stream.messages import (
     Fault,
     Measured,
     Misbehave,
+    Mixed,
     Plan,
     Ready,
     Refused,
@@ -44,6 +45,7 @@ from stream.messages import (
     Stop,
     Ticked,
 )
+from stream.mixing import Answer, Mixing
 from stream.process import WorkerProcess
 from stream.settings import Settings
 from stream.understudy import Understudy
@@ -136,10 +138,11 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._thread = 0
         self._ending = asyncio.Event()
+        self.mixing = Mixing(plan.spec.loras, self._tell)
         self._answers: dict[type, Callable[[Any], None]] = {
             Ready: self._ready, Broken: self._break, Ticked: self._ticked, Applied: self._applied,
             Closed: self._let_go, Shrunk: self._shrunk, Refused: self._refused, Failed: self._failed,
-            Measured: self._measured,
+            Measured: self._measured, Mixed: self.mixing.answered,
         }  # fmt: skip
 
     @property
@@ -172,8 +175,12 @@ class Supervisor:
             stream.connect(self._process)
         return stream
 
+    def mix(self, loras: tuple[Lora, ...]) -> Answer:
+        """Other LoRAs for all streams, in every state; a restart keeps them. See `mixing` for what holds."""
+        return self.mixing.ask(loras)
+
     def watch(self, told: Callable[[], None]) -> Callable[[], None]:
-        """Calls `told` after every change of `state` or `notice`. Returns the function that stops this."""
+        """Calls `told` after every change of `state`, `notice` or `mixing`. Returns the function that stops this."""
         self._watchers.append(told)
         return lambda: self._watchers.remove(told) if told in self._watchers else None
 
@@ -222,7 +229,7 @@ class Supervisor:
             process = self._process = self._understudy.take() or await WorkerProcess.launch()
         except OSError as error:
             return End(f"no worker process could be started ({error.strerror})")
-        process.begin(self.plan, self._hear)
+        process.begin(self._planned(), self._hear)
         try:
             hung = await self._watch(process)
             self._part()
@@ -240,10 +247,15 @@ class Supervisor:
             self._part()
             process.close()
 
+    def _planned(self) -> Plan:
+        """The plan, with the LoRAs that hold."""
+        return replace(self.plan, spec=replace(self.plan.spec, loras=self.mixing.held))
+
     def _part(self) -> None:
         """There is no worker any more; whoever looks hears of it at once."""
         self._process = None
         self._closing.clear()
+        self.mixing.lost()
         for stream in self._streams.values():
             stream.disconnect()
         if self.state in ("starting", "ready") and not self._ending.is_set():
@@ -323,6 +335,7 @@ class Supervisor:
         for stream in self._streams.values():
             stream.connect(self._process)
         self._say("ready", "")
+        self.mixing.ready(self._process.send)
         if self.plan.fake is None:
             self._understudy.prepare()
 
@@ -395,6 +408,9 @@ class Supervisor:
         if (state, notice) == (self.state, self.notice):
             return
         self.state, self.notice = state, notice
+        self._tell()
+
+    def _tell(self) -> None:
         for told in list(self._watchers):
             safely(told)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
+from stream.config import Lora
 from stream.errors import LivebrushError
 from stream.frame import Frame
 from stream.mailbox import PRIMED, REPEATED, Activity, Address, Boxes, Memory, Pulse
@@ -41,12 +42,14 @@ from stream.messages import (
     Logged,
     Measured,
     Misbehave,
+    Mixed,
     Open,
     Plan,
     Ready,
     Refused,
     Rehearse,
     Rehearsed,
+    Remix,
     Shrunk,
     Stages,
     Stop,
@@ -66,6 +69,7 @@ PR_SET_PDEATHSIG = 1
 GENTLE = 19  # the highest nice value
 IMPORTS = ("stream.models", "stream.pipeline", "stream.choice", "transformers.models.clip", "openvino")
 NETWORKS = ("StableDiffusionPipeline", "UNet2DConditionModel", "AutoencoderTiny", "LCMScheduler")  # each a lazy import
+Swap = Callable[[], None]
 
 
 # ------------------------------------------------------------------------------------------------- the pipes
@@ -135,11 +139,12 @@ def bind_to(parent: int) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A painter of `stream.pipeline.Painter`'s shape, and what there is to say of it."""
+    """A painter of `stream.pipeline.Painter`'s shape, and what there is to say of it. `mix` is `Model.mix`."""
 
     painter: Any
     multiple: int
     engine: str
+    mix: Callable[[tuple[Lora, ...]], Swap]
 
 
 def load(plan: Plan) -> Loaded:
@@ -153,7 +158,7 @@ def load(plan: Plan) -> Loaded:
 
     choice = choose(plan.spec, plan.engine, plan.device, plan.precision)
     model = models.load(plan.spec, choice, default_folder())
-    return Loaded(Painter(model), model.multiple, str(choice))
+    return Loaded(Painter(model), model.multiple, str(choice), model.mix)
 
 
 def load_fake(fake: Fake) -> Loaded:
@@ -162,7 +167,8 @@ def load_fake(fake: Fake) -> Loaded:
     time.sleep(fake.load_ms / 1000)
     if fake.fail is not None:
         misbehave(fake.fail)
-    return Loaded(PassThrough(fake), fake.multiple, "none (frames pass through)")
+    painter = PassThrough(fake)
+    return Loaded(painter, fake.multiple, "none (frames pass through)", painter.mix)
 
 
 def misbehave(fault: Fault) -> None:
@@ -200,12 +206,20 @@ class Seat:
         return s.width, s.height, s.mode, s.steps, s.t_index, s.guided and s.guidance
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """From the thread that got other LoRAs ready: how to put them in, or why they cannot be."""
+
+    swap: Swap | None
+    error: str | None = None
+
+
 class Worker:
     """The loop: hear what the server wants, take the newest frame of every stream that has one, paint, hand back."""
 
     def __init__(self, wire: Wire, memory: Memory, pulse: Pulse, loaded: Loaded, faults: bool) -> None:
         self._wire, self._memory, self._pulse = wire, memory, pulse
-        self._painter, self._multiple = loaded.painter, loaded.multiple
+        self._painter, self._multiple, self._mix = loaded.painter, loaded.multiple, loaded.mix
         self._seats: dict[int, Seat] = {}  # oldest first
         self._known: set[tuple[object, ...]] = set()  # loads that a tick has been through
         self._obeys, self._faults = faults, deque[Fault]()  # one fault a tick
@@ -216,7 +230,7 @@ class Worker:
         self._measured_at = time.monotonic()
         self._answers: dict[type, Callable[[Any], None]] = {
             Bell: self._hear_bell, Open: self._open, Apply: self._apply, Close: self._close,
-            Misbehave: self._remember, Stop: self._stop,
+            Misbehave: self._remember, Stop: self._stop, Remix: self._remix, Prepared: self._swap,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -398,6 +412,36 @@ class Worker:
             self._painter.close(seat.session)
             seat.boxes.close()
         self._wire.send(Closed(message.stream))
+
+    def _remix(self, message: Remix) -> None:
+        """Gets other LoRAs ready beside the ticks."""
+        threading.Thread(target=self._prepare, args=(message.loras,), name="mix", daemon=True).start()
+
+    def _prepare(self, loras: tuple[Lora, ...]) -> None:
+        """In a thread of its own; the answer lies in the inbox, and is heard between two ticks."""
+        try:
+            done = Prepared(self._mix(loras))
+        except LivebrushError as error:
+            done = Prepared(None, told(error))
+        except Exception as error:  # the boundary: the old ones go on
+            log.exception("other LoRAs could not be mixed in")
+            done = Prepared(None, "memory ran out: there is no room for them" if out_of_memory(error) else told(error))
+        self._wire.inbox.put(done)
+
+    def _swap(self, done: Prepared) -> None:
+        if done.swap is not None:
+            self._beat("preparing")
+            done.swap()
+            for seat in self._seats.copy().values():
+                self._refresh(seat)
+        self._wire.send(Mixed(done.error))
+
+    def _refresh(self, seat: Seat) -> None:
+        try:
+            seat.session.refresh()
+        except Exception:  # the boundary: one stream's trouble is not the others'
+            log.exception("a stream could not go on with other LoRAs")
+            self._reopen(seat, seat.settings)
 
     def _remember(self, message: Misbehave) -> None:
         if self._obeys:

@@ -134,7 +134,7 @@ TEXT = "text_model.encoder.layers.0.self_attn."
 
 
 def save_wide_lora(kind: str, file: Path, kohya: bool = False, seed: int = 1, size: float = 0.3) -> Path:
-    """A LoRA on an attention and a convolution of the UNet and on every text encoder; kohya's alpha is half its rank."""
+    """A LoRA on an attention and a convolution of the UNet and on each text encoder; kohya's alpha is half its rank."""
     made, rank = torch.Generator().manual_seed(seed), 2
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
         f"unet.{LORA_LAYER}": ((rank, 16), (16, rank)), f"unet.{CONV}": ((rank, 16, 3, 3), (16, rank, 1, 1)),
