@@ -11,7 +11,6 @@ import inspect
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache as remember
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +102,7 @@ def trace(network: Network, ranges: Ranges | None = None) -> ov.Model:
 def homes_in(model: ov.Model, network: Network) -> Homes:
     """Where the network's parameters lie in its traced graph."""
     constants = ((name, torch.from_numpy(np.array(op.data))) for name, op in constants_of(model).items())
-    return replace(refit.homes(dict(network.module.named_parameters()), constants), rest={})
+    return refit.homes(dict(network.module.named_parameters()), constants)
 
 
 def constants_of(model: ov.Model) -> dict[str, Any]:
@@ -183,7 +182,7 @@ class OpenVinoEngine:
         """Compiles a graph with these weights beside the one that runs."""
         if self.precision == "int8":
             raise EngineError(f"weights of the {self._name} cannot change in int8: use --precision bf16 or f32")
-        checked(weights, self._homes.open, self._name)
+        checked(weights, self._homes.shapes, self._name)
         model = self._with(weights)
         latest = sorted(self._sized.copy().items(), key=lambda item: item[1].used)[-RECOMPILED:]
         sized = {sizes: self._compile(model, sizes) for sizes, _ in latest}

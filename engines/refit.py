@@ -1,10 +1,8 @@
 """Other values for the weights of a network that runs, by the names of `Network.module`'s parameters.
 
-Back ends rename and transpose weights when they make a graph of a network. `homes` finds them there again, by value, so
-that it holds for every exporter; what it finds is kept beside the graph. `Engine.refit` puts new values in.
-
-A TensorRT engine without weights (built with STRIP_PLAN, which needs the card) serves every checkpoint and LoRA mix of
-an architecture: `Homes.write` beside it when it is built; when it is loaded, and again when weights change, `supply`.
+A back end may rename, transpose, merge and drop weights when it makes a graph of a network. `homes` finds them there
+again, by value, so that it holds for every converter; what it finds is kept beside the graph. ONNX files of ours keep
+the module's names, and so do TensorRT engines made of them: there `supply` puts values in.
 """
 
 from __future__ import annotations
@@ -16,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engines.errors import EngineError
 
-HOMES, REST = "homes.json", "rest.safetensors"
+HOMES = "homes.json"
 Swap = Callable[[], None]
 
 
@@ -71,19 +68,13 @@ class Home:
 
 @dataclass(frozen=True, eq=False)
 class Homes:
-    """The homes of a network's parameters in a graph, and the constants that are no parameter's.
+    """The homes of a network's parameters in a graph.
 
     A parameter that a graph folded into something else, or whose value another one has too, has no home.
     """
 
     of: Mapping[str, tuple[Home, ...]]
-    shapes: Mapping[str, tuple[int, ...]]  # of the parameters
-    rest: Mapping[str, Tensor]
-
-    @property
-    def open(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameters that can be changed."""
-        return {name: self.shapes[name] for name in self.of}
+    shapes: Mapping[str, tuple[int, ...]]  # of the parameters that have one
 
     def values(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Constants and what they are to be for these parameters."""
@@ -93,22 +84,15 @@ class Homes:
 
     def write(self, folder: Path) -> None:
         """Into a folder; `read` has it back."""
-        from safetensors.torch import save_file
-
         told = {name: [self.shapes[name], *([h.constant, str(h.dtype), h.shape, h.transposed] for h in lies)]
                 for name, lies in self.of.items()}  # fmt: skip
         (folder / HOMES).write_text(json.dumps(told), encoding="utf-8")
-        if self.rest:
-            save_file({name: value.contiguous() for name, value in self.rest.items()}, folder / REST)
 
     @classmethod
     def read(cls, folder: Path) -> Homes:
-        from safetensors.torch import load_file
-
         told = json.loads((folder / HOMES).read_text(encoding="utf-8"))
         of = {name: tuple(_home(*lie) for lie in lies) for name, (_, *lies) in told.items()}
-        rest = load_file(folder / REST) if (folder / REST).exists() else {}
-        return cls(of, {name: tuple(shape) for name, (shape, *_) in told.items()}, rest)
+        return cls(of, {name: tuple(shape) for name, (shape, *_) in told.items()})
 
 
 def _home(constant: str, dtype: str, shape: list[int], transposed: bool) -> Home:
@@ -122,7 +106,6 @@ def homes(parameters: Mapping[str, Tensor], constants: Iterable[tuple[str, Tenso
     """
     index: dict[torch.dtype, dict[bytes, list[tuple[str, bool]]]] = {}
     found: dict[str, list[Home]] = {}
-    rest: dict[str, Tensor] = {}
     for constant, value in constants:
         if value.dtype not in index:
             index[value.dtype] = _index(parameters, value.dtype)
@@ -131,10 +114,8 @@ def homes(parameters: Mapping[str, Tensor], constants: Iterable[tuple[str, Tenso
         if named:
             name, transposed = named[0]
             found.setdefault(name, []).append(Home(constant, value.dtype, tuple(value.shape), transposed))
-        else:
-            rest[constant] = value
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    return Homes({name: tuple(lies) for name, lies in found.items()}, shapes, rest)
+    shapes = {name: tuple(parameters[name].shape) for name in found}
+    return Homes({name: tuple(lies) for name, lies in found.items()}, shapes)
 
 
 def _index(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> dict[bytes, list[tuple[str, bool]]]:
@@ -156,25 +137,6 @@ def digest(value: Tensor) -> bytes:
     return hashlib.blake2b(raw, digest_size=16).digest()
 
 
-def onnx_constants(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The floating-point initializers of an ONNX model, its external data included, one at a time."""
-    import onnx
-    from onnx import external_data_helper, numpy_helper
-
-    model = onnx.load(str(file), load_external_data=False)
-    for initializer in model.graph.initializer:
-        if initializer.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
-            continue
-        if external_data_helper.uses_external_data(initializer):
-            external_data_helper.load_external_data_for_tensor(initializer, str(file.parent))
-        array = numpy_helper.to_array(initializer)
-        if initializer.data_type == onnx.TensorProto.BFLOAT16:
-            yield initializer.name, torch.from_numpy(array.view(np.uint16).copy().view(np.int16)).view(torch.bfloat16)
-        else:
-            yield initializer.name, torch.from_numpy(array.copy())
-        initializer.ClearField("raw_data")
-
-
 # ------------------------------------------------------------------------------------------------- TensorRT
 
 
@@ -187,7 +149,7 @@ class Refitter(Protocol):
 
 
 def supply(refitter: Refitter, values: Iterable[tuple[str, Tensor]], wrap: Callable[[Tensor], Any]) -> None:
-    """Puts values into an engine by its weights' names (`Homes.values`, `Homes.rest`, `onnx_constants`).
+    """Puts values into an engine by its weights' names, in the types that it was built with; all that it lacks.
 
     `wrap` makes TensorRT's Weights of a tensor. EngineError where the engine does not take one of them, lacks some, or
     cannot be refitted: it is then in no known state, and must not run. Nothing may run in it meanwhile.

@@ -48,6 +48,7 @@ class Mixing:
         self._next = loras
         self._waiters.append(answer)
         self._go_on()
+        self._told()
         return answer
 
     def ready(self, send: Callable[[Remix], None]) -> None:
@@ -77,10 +78,10 @@ class Mixing:
             if not answer.done():
                 answer.set_result(error)
         self._go_on()
+        self._told()
 
     def _go_on(self) -> None:
         if self._next is not None and self._asked is None and self._send is not None:
             self._asked, self._next = self._next, None
             self._askers, self._waiters = self._waiters, []
             self._send(Remix(self._asked))
-        self._told()
