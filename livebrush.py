@@ -153,6 +153,14 @@ def lora(text: str) -> Lora:
         raise SettingsError(f"lora {text[:80]!r}: {why}: use e.g. style.safetensors:0.8") from None
 
 
+def loras_in(folder: Path) -> list[str]:
+    """The LoRAs in a folder, each at strength 0."""
+    found = sorted(str(path) for path in folder.expanduser().glob("*.safetensors"))
+    if not found:
+        raise SettingsError(f"lora folder {folder} has no .safetensors files: name the folder that they lie in")
+    return [f"{path}:0" for path in found]
+
+
 def wanted(model: str, vae: str | None, loras: list[str], settings: dict[str, Any], size: str | None) -> ModelSpec:
     """The preset called `model` with what was asked for on top."""
     from dataclasses import replace
@@ -305,6 +313,10 @@ def serve(
                                                "camera, camera:1, testcard, a video, a picture or a folder.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the painted picture (default: the "
                                              "model's).")] = None,
+    loras: Annotated[list[str] | None, typer.Option("--lora", metavar="PATH:0.8", help="A LoRA and its strength, which "
+                                                    "the page can change; may be given again.")] = None,
+    lora_folder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="All LoRAs in it, at strength 0 until the "
+                                                     "page changes it.")] = None,
     engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
@@ -323,8 +335,9 @@ def serve(
     one_of("precision", precision, PRECISIONS)
     pixels = sides(size) if size else None
     wanted_size = (pixels["width"], pixels["height"]) if pixels else None
+    known = [*(loras or []), *(loras_in(lora_folder) if lora_folder else [])]
     config = server.Config(model, host, port, source, wanted_size, engine, device, precision, limit, offers, browser,
-                           insecure)  # fmt: skip
+                           insecure, tuple(lora(text) for text in known))  # fmt: skip
     server.serve(config, typer.echo, told())
 
 

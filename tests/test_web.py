@@ -109,8 +109,8 @@ def test_the_openapi_document_is_whole(server: Served) -> None:
             assert "403" in wrong
             assert all("application/json" in r["content"] and r["description"] for r in wrong.values())
             assert ({"400", "408", "413", "415", "422"} <= set(wrong)) is ("requestBody" in operation)
-    assert set(document["paths"]) == {"/healthz", "/api/schema", "/api/sessions", "/api/sessions/{session}",
-                                      "/api/sessions/{session}/viewers"}  # fmt: skip
+    assert set(document["paths"]) == {"/healthz", "/api/schema", "/api/loras", "/api/sessions",
+                                      "/api/sessions/{session}", "/api/sessions/{session}/viewers"}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- sessions

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from stream.config import ModelSpec
+from stream.config import Lora, ModelSpec
 from stream.frame import Frame, Image
+from stream.messages import Mixed, Remix
+from stream.mixing import Answer, Mixing
 from stream.settings import Settings
 from stream.supervisor import Counts, Facts, Listener, Painted
 from web.app import House, create_app
@@ -89,6 +91,9 @@ class FakeSupervisor:
         self.answers, self.paints, self.stopped = answers, paints, False
         self.streams: list[FakeStream] = []
         self._watching: list[Callable[[], None]] = []
+        self.mixing = Mixing(spec.loras, self._tell)
+        self.remixes: list[Remix] = []
+        self.mixed = Mixed(None)  # the answer to a `Remix`, where the worker answers
 
     def start(self) -> None:
         self.become("ready")
@@ -113,10 +118,23 @@ class FakeSupervisor:
         again = state == "ready" and self.state != "ready"
         self.restarts += state == "restarting"
         self.state, self.notice = state, notice
-        for told in list(self._watching):
-            told()
+        self._tell()
+        if again:
+            self.mixing.ready(self._remix)
         for stream in self.streams if again and self.answers else []:
             self._opened(stream)
+
+    def mix(self, loras: tuple[Lora, ...]) -> Answer:
+        return self.mixing.ask(loras)
+
+    def _remix(self, message: Remix) -> None:
+        self.remixes.append(message)
+        if self.answers:
+            asyncio.get_running_loop().call_soon(self.mixing.answered, self.mixed)
+
+    def _tell(self) -> None:
+        for told in list(self._watching):
+            told()
 
     def know(self, **facts: Any) -> None:
         self.facts = replace(self.facts, **facts)

@@ -30,7 +30,7 @@ from starlette.staticfiles import StaticFiles
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import messages, sockets
+from web import loras, messages, sockets
 from web.auth import Guard, Places, Rate
 from web.config import Config
 from web.control import plain
@@ -40,6 +40,8 @@ from web.messages import (
     Full,
     Health,
     Limits,
+    Loras,
+    LorasAsked,
     Offer,
     Patch,
     Patched,
@@ -61,10 +63,10 @@ PATCH_S = 2.0  # how long a change over HTTP waits for the worker's answer
 JPEG_THREADS = 4
 ABOUT = """Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
 statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden` and
-`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `Pong`, `ErrorTold` and
-`Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the same as a WebSocket: `Hello` first,
-messages as text, pictures as binary messages of 16 bytes (sequence number and zero as uint32, capture time in ms as
-float64, all little-endian) and a JPEG."""
+`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `LorasTold`, `Pong`,
+`ErrorTold` and `Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the same as a WebSocket:
+`Hello` first, messages as text, pictures as binary messages of 16 bytes (sequence number and zero as uint32, capture
+time in ms as float64, all little-endian) and a JPEG."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ def says(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "The body is not application/json.",
         422: "A field or a setting is wrong.",
         429: "Too many offers from this address; see Retry-After.",
-        503: "No place is free, or the server stops; see Retry-After.",
+        503: "No place is free, nothing paints, or the server stops; see Retry-After.",
     }
     return {status: {"model": Problem, "description": texts[status]} for status in statuses}
 
@@ -164,6 +166,24 @@ async def schema(has: Has) -> Schema:
         version=version(),
         sources=["camera", "screen", "file", "testcard", *own],
     )
+
+
+@router.get("/api/loras", responses=says(403), tags=["server"])
+async def mix(has: Has) -> Loras:
+    """The LoRAs that the server knows, and their strengths."""
+    return loras.facts(has.supervisor)
+
+
+@router.put(
+    "/api/loras",
+    responses={202: {"model": Loras, "description": "Still changing: ask again."}, **says(*WITH_BODY, 503)},
+    tags=["server"],
+)
+async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
+    """Changes strengths for every session; the picture goes on. An error says why the old ones stay."""
+    now = await loras.change(has.supervisor, asked.strengths)
+    response.status_code = 202 if now.changing else 200
+    return now
 
 
 # ------------------------------------------------------------------------------------------------- sessions

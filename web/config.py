@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream.config import Lora
+
 OFFERS_A_MINUTE = 10
 
 
@@ -23,3 +25,4 @@ class Config:
     offers_per_minute: int = OFFERS_A_MINUTE  # from one address
     browser: bool | None = None  # whether to open one; None: where there is a display
     insecure: bool = False  # whether others on the network may come in
+    loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths

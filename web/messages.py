@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, WithJsonSchema
 
+from stream.config import STRONGEST
 from stream.settings import Settings
 
 BODY_LIMIT = 64 * 1024  # bytes of an HTTP body; an offer is the largest
@@ -28,6 +29,7 @@ State = Literal["painting", "starting", "restarting", "failed", "stopping"]
 SourceName = Literal["page", "server"]
 Changes = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema() | {"title": "Changes"})]
 Values = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema())]
+Strength = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST, description="0: nothing of it is in the weights.")]
 Milliseconds = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -70,6 +72,12 @@ class Patch(Model):
     """Settings to change; the others stay."""
 
     settings: Changes
+
+
+class LorasAsked(Model):
+    """Strengths to change, by the LoRAs' names; the others stay. For every session of the server."""
+
+    strengths: dict[str, Strength]
 
 
 # ------------------------------------------------------------------------------------------------- HTTP: answered
@@ -148,6 +156,20 @@ class Schema(Model):
     limits: Limits
     version: str
     sources: list[Literal["camera", "screen", "file", "testcard", "server"]]
+
+
+class LoraFacts(Model):
+    """A LoRA that the server was started with."""
+
+    name: str
+    strength: Strength
+
+
+class Loras(Model):
+    """The LoRAs in the weights that every session is painted with."""
+
+    loras: list[LoraFacts]
+    changing: Annotated[bool, Field(description="Others were asked for and are made ready; until then these hold.")]
 
 
 class Health(Model):
@@ -266,6 +288,12 @@ class FramesTold(Model):
     at: list[tuple[int, float]]
 
 
+class LorasTold(Loras):
+    """The LoRAs changed, or begin to; also at the beginning, where the server knows some."""
+
+    type: Literal["loras"] = "loras"
+
+
 class Pong(Model):
     """`t` of the ping, and the server's monotonic clock in ms."""
 
@@ -297,10 +325,10 @@ class Bye(Model):
     reason: str
 
 
-ServerMessage = Welcome | SettingsTold | StateTold | Stats | FramesTold | Pong | ErrorTold | Refused | Bye
+ServerMessage = Welcome | SettingsTold | StateTold | Stats | FramesTold | LorasTold | Pong | ErrorTold | Refused | Bye
 
-SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, Welcome, SettingsTold, StateTold, Stats, FramesTold, Pong,
-          ErrorTold, Refused, Bye)  # fmt: skip
+SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, Welcome, SettingsTold, StateTold, Stats, FramesTold,
+          LorasTold, Pong, ErrorTold, Refused, Bye)  # fmt: skip
 
 
 class SessionFacts(Model):

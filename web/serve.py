@@ -38,15 +38,17 @@ NEAR = 20  # ports looked at for one that is free
 def plan(config: Config) -> Plan:
     """What the worker paints with; ConfigError where the model is unknown, SettingsError where the size is wrong."""
     if config.model == PASS_THROUGH:
-        return Plan(sized(pass_through(), config.size), fake=Fake())
-    return Plan(sized(spec(config.model), config.size), config.engine, config.device, config.precision)
+        return Plan(fitted(pass_through(), config), fake=Fake())
+    return Plan(fitted(spec(config.model), config), config.engine, config.device, config.precision)
 
 
-def sized(model: ModelSpec, size: tuple[int, int] | None) -> ModelSpec:
-    """The model in another size."""
-    if size is None:
+def fitted(model: ModelSpec, config: Config) -> ModelSpec:
+    """The model in the size and with the LoRAs that were asked for."""
+    model = replace(model, loras=(*model.loras, *config.loras))
+    if config.size is None:
         return model
-    return replace(model, settings=model.settings.changed(width=size[0], height=size[1]))
+    width, height = config.size
+    return replace(model, settings=model.settings.changed(width=width, height=height))
 
 
 def bind(config: Config) -> socket.socket:

@@ -17,11 +17,14 @@ from stream.frame import Frame
 from stream.preprocess import Fit
 from stream.settings import SIDE_LIMITS, Settings
 from stream.supervisor import Painted, Stream, Supervisor
+from web import loras
 from web.control import Channel, Transport, plain
 from web.errors import RefusalError
 from web.messages import (
     Bye,
     FramesTold,
+    Loras,
+    LorasTold,
     ModelFacts,
     ServerMessage,
     SettingsTold,
@@ -104,6 +107,10 @@ class World:
         engine, multiple = (facts.engine, facts.multiple) if ready else (None, None)
         return ModelFacts(name=facts.model, about=facts.about, engine=engine, multiple=multiple)
 
+    def loras(self) -> Loras:
+        """What is in the weights."""
+        return loras.facts(self.supervisor)
+
 
 def near(settings: Settings, multiple: int) -> Settings:
     """These settings in the nearest size whose sides are multiples of `multiple`."""
@@ -136,6 +143,7 @@ class Session:
         self._noticed = ""
         self._failed_at: float | None = None  # when what is noticed happened, where it is of one frame only
         self._told: tuple[State, str] | None = None
+        self._told_loras: Loras | None = None
 
     # ------------------------------------------------------------------------------------------- facts
 
@@ -234,6 +242,8 @@ class Session:
         self._channels.add(channel)
         settings, model = plain(self.settings), self._world.model()
         channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark))
+        if known := self._world.loras().loras:
+            channel.tell(LorasTold(loras=known, changing=self._world.loras().changing))
 
     def parted(self, channel: Channel) -> None:
         """A page hears no more."""
@@ -338,6 +348,7 @@ class Session:
             if self._painting:
                 self._show_input()
         self._tell_state()
+        self._tell_loras()
 
     # ------------------------------------------------------------------------------------------- telling
 
@@ -368,6 +379,12 @@ class Session:
         if now != self._told:
             self._told = now
             self.tell(StateTold(state=now[0], notice=now[1]))
+
+    def _tell_loras(self) -> None:
+        now = self._world.loras()
+        if now != self._told_loras and now.loras:
+            self._told_loras = now
+            self.tell(LorasTold(loras=now.loras, changing=now.changing))
 
     def _pages(self) -> list[Page]:
         return [*([self.page] if self.page else []), *self.viewers.values()]

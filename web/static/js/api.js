@@ -34,6 +34,8 @@ export function refusal(status, said, wait = 0) {
 const session = (id) => `api/sessions/${encodeURIComponent(id)}`;
 
 export const schema = () => ask("GET", "api/schema");
+export const loras = () => ask("GET", "api/loras");
+export const mix = (strengths) => ask("PUT", "api/loras", { strengths });
 export const open = (offer) => ask("POST", "api/sessions", offer);
 export const watch = (id, offer) => ask("POST", `${session(id)}/viewers`, offer);
 export const statistics = (id, timeout) => ask("GET", session(id), null, { timeout });

@@ -112,7 +112,7 @@ function framed(type, { name, title }, ...children) {
   return make("div", { class: `field ${type}${half}`, "data-name": name }, head, ...children);
 }
 
-function slider(given) {
+export function slider(given) {
   const { name, schema, title, told } = given;
   const [min, max] = [schema.minimum, schema.maximum ?? schema.exclusiveMaximum];
   const step = kind(schema) === "integer" ? 1 : max - min <= 2 ? 0.01 : 0.1;

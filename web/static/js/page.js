@@ -3,6 +3,7 @@
 import { Controls } from "./controls.js";
 import { Awake, keys } from "./display.js";
 import { $, all, everyFrame, kept, make } from "./dom.js";
+import { Loras } from "./loras.js";
 import { Notices } from "./notice.js";
 import { Overlay } from "./overlay.js";
 import { Session } from "./session.js";
@@ -31,6 +32,7 @@ export class Page {
     this.overlay = new Overlay($("#overlay"));
     this.awake = new Awake();
     this.controls = new Controls(this.store, facts.model ?? {});
+    this.loras = new Loras();
     this.session = this.#session();
     this.tools = new Tools(this);
     showStyles(facts.styles ?? [], this.store);
@@ -47,6 +49,7 @@ export class Page {
     const told = {
       state: () => this.show(),
       settings: (error) => this.#blame(error),
+      loras: (loras) => this.loras.show(loras),
       model: ({ name }) => this.#compareModel(name),
       picture: (stream) => play(picture, stream),
       painted: () => this.#painted(),

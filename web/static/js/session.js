@@ -15,8 +15,8 @@ const OURS = [400, 422]; // statuses that mean: these settings are wrong
 
 /**
  * Owner of the connection. `told.state(session)` is called when `state` or `notice` change, `told.settings(error)`
- * after the server's answer to a setting, `told.model(facts)` at the start of each connection, `told.picture(stream)`
- * and `told.painted()` as pictures come.
+ * after the server's answer to a setting, `told.loras(loras)` when they change, `told.model(facts)` at the start of each
+ * connection, `told.picture(stream)` and `told.painted()` as pictures come.
  */
 export class Session {
   state = "idle"; // idle, connecting, queued, starting, painting, restarting, failed, stopping, reconnecting, refused
@@ -199,6 +199,7 @@ export class Session {
       stats: () => (this.stats = message),
       frames: () => this.matching.captured(message.at),
       settings: () => this.#answered(message),
+      loras: () => this.told.loras(message),
       error: () => this.told.settings(message.error),
       bye: () => this.link?.close(message.reason),
     };
