@@ -9,7 +9,6 @@ with observed(delay_ms=50) as server:
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
@@ -202,13 +201,11 @@ class Inside:
         lags, self._lags = self._lags, []
         return percentiles(lags) | {"max": round(max(lags), 1)}
 
-    def _census(self, trimmed: bool = False) -> dict[str, Any]:
-        """What may leak. `trimmed`: memory in use only, without what the C library keeps for later."""
+    def _census(self) -> dict[str, Any]:
+        """What may leak."""
         import psutil
 
         gc.collect()
-        if trimmed:
-            trim()
         me = psutil.Process()
         return {
             "tasks": len(asyncio.all_tasks()), "threads": threading.active_count(), "files": me.num_fds(),
@@ -217,14 +214,9 @@ class Inside:
         }  # fmt: skip
 
 
-def trim() -> None:
-    """Hands what the C library keeps for later back to the system, so that what is left is in use (glibc)."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-
-
 async def serve(options: Options) -> None:
     """Serves until standard input ends, answering its lines on standard output."""
+    from stream.memory import settle
     from stream.supervisor import Supervisor
     from web.app import create_app
     from web.serve import bind
@@ -235,6 +227,7 @@ async def serve(options: Options) -> None:
         config = replace(config, port=bound.getsockname()[1])
         supervisor = Supervisor(planned(config, options))
         server = Server(create_app(config, supervisor))
+        settle()
         running = asyncio.create_task(server.serve([bound]))
         while not server.started and not running.done():
             await asyncio.sleep(0.01)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
+from stream.memory import settle
 from stream.messages import Plan
 from stream.sources import Source
 from stream.supervisor import Supervisor
@@ -75,6 +76,7 @@ async def run(config: Config, plan: Plan, opened: Source | None, bound: socket.s
     supervisor = Supervisor(plan)
     pump = Pump(config.source or "", opened) if opened is not None else None
     server = Server(create_app(config, supervisor, pump=pump))
+    settle()
     async with beside(greet(server, config, console)):
         await server.serve([bound])
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
 from web.errors import RefusalError
@@ -57,6 +58,7 @@ class Sessions:
         self._line = Line(clock)
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
+        self._ended_one = False  # since memory was given back
         self._world = World(supervisor, answers, pump, clock, self.__len__, self._end)
 
     def __len__(self) -> int:
@@ -106,6 +108,7 @@ class Sessions:
         """Ends a session; its place is free at once."""
         self._by_id.pop(session.id, None)
         await session.close(reason)
+        self._ended_one = True
 
     async def close_all(self, reason: str) -> None:
         """Ends every session, lets nobody in any more, and waits for what is still ending."""
@@ -125,6 +128,9 @@ class Sessions:
                 session.tell_frames()
                 if turn == 0:
                     session.tick()
+            if turn == 0 and self._ended_one:
+                self._ended_one = False
+                await asyncio.to_thread(give_back)
 
     def summary(self) -> Summary:
         """All of them in a line."""

@@ -23,11 +23,12 @@ def cycled(server: Observed, cycles: int) -> None:
 
 
 def settled(server: Observed) -> dict[str, Any]:
-    """The census when it does not change any more."""
-    before = server.ask("census", trimmed=True)
+    """The census when it does not change any more, and the server has given back what memory it keeps for nobody."""
+    time.sleep(2)
+    before = server.ask("census")
     for _ in range(20):
         time.sleep(0.3)
-        now = server.ask("census", trimmed=True)
+        now = server.ask("census")
         if all(now[k] >= before[k] for k in ("tasks", "threads", "files")):
             return now
         before = now
