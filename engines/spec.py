@@ -29,6 +29,7 @@ class Network:
 
     `sizes` holds a small legal value for every named axis (to trace with); `module` is in evaluation mode, in float32
     on the CPU, and takes and gives exactly the ports' types. `ranges` are what int8 needs, where they were measured.
+    With `more`, the module gives a tuple: `output`, then those.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Network:
     output: Port
     sizes: dict[str, int]
     ranges: Ranges | None = None
+    more: tuple[Port, ...] = ()
 
     def example(self) -> tuple[Tensor, ...]:
         """Zeros of every input at `sizes`."""

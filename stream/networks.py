@@ -1,4 +1,4 @@
-"""The three networks of a model as engines take them: pictures in, pictures out, every constant inside.
+"""The networks of a model as engines take them: pictures in, pictures out, every constant inside.
 
 Pictures are RGB uint8 `(rows, H, W, 3)`; latents float32 `(rows, channels, h, w)`, already scaled as the denoiser
 expects them. Each module casts what it gets to its own precision and gives back the ports' types.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines import Network, Port
+from stream.text import encoders_of
 
 TRACE = 8  # latent cells a side that networks are traced with, at least
 TIME_IDS = 6  # height, width, top, left, height, width
@@ -29,7 +30,7 @@ class EncoderNet(nn.Module):
         self.scale, self.shift = scaling(vae)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = images.float().permute(0, 3, 1, 2) / 127.5 - 1  # TensorRT casts bytes at its edge, and no more
         encoded = self.vae.encode(pixels.to(dtype_of(self)), return_dict=False)[0]
         latents = encoded if self.tiny else encoded.mode()
         scaled: Tensor = (latents.float() - self.shift) * self.scale
@@ -51,7 +52,7 @@ class DecoderNet(nn.Module):
         raw = latents.float() / self.scale + self.shift
         pixels = self.vae.decode(raw.to(dtype_of(self)), return_dict=False)[0].float()
         grey = (pixels.clamp(-1, 1) * 127.5 + 127.5).round()
-        images: Tensor = grey.to(torch.uint8).permute(0, 2, 3, 1)
+        images: Tensor = grey.permute(0, 2, 3, 1).to(torch.uint8)
         return images
 
     def extra_repr(self) -> str:
@@ -69,13 +70,32 @@ class DenoiserNet(nn.Module):
         self, latents: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None
     ) -> Tensor:
         dtype = dtype_of(self)
-        more = None if pooled is None else {"text_embeds": pooled.to(dtype), "time_ids": time_ids}
+        more = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
         out = self.unet(latents.to(dtype), t, tokens.to(dtype), added_cond_kwargs=more, return_dict=False)[0]
         prediction: Tensor = out.float()
         return prediction
 
     def extra_repr(self) -> str:
         return settled(self.unet)
+
+
+class TextNet(nn.Module):
+    """Token ids to what the denoiser reads of one CLIP text encoder, as diffusers' pipelines take it: of SD the last
+    layer, normed; of SDXL the last but one as it is, and the second encoder's pooled text besides."""
+
+    def __init__(self, encoder: Any, penultimate: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.penultimate = penultimate
+        self.pools = penultimate and hasattr(encoder, "text_projection")
+
+    def forward(self, ids: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        out = self.encoder(ids, output_hidden_states=self.penultimate)
+        tokens: Tensor = (out.hidden_states[-2] if self.penultimate else out[0]).float()
+        return (tokens, out.text_embeds.float()) if self.pools else tokens
+
+    def extra_repr(self) -> str:
+        return f"penultimate={self.penultimate}, {self.encoder.config.to_json_string(use_diff=False)}"
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -139,6 +159,21 @@ def denoiser(unet: Any, tokens: int, pooled: int | None) -> Network:
     sizes = {"rows": 1, "h": cells, "w": cells}
     output = Port("prediction", ("rows", int(unet.config.out_channels), "h", "w"))
     return Network("denoiser", DenoiserNet(unet).eval(), tuple(ports), output, sizes)
+
+
+def text_encoders(pipeline: Any) -> list[Network]:
+    """A pipeline's text encoders, described for engines under their names in it."""
+    names = encoders_of(pipeline)
+    return [_text_encoder(n, getattr(pipeline, n), len(names) > 1) for n in names]
+
+
+def _text_encoder(name: str, encoder: Any, penultimate: bool) -> Network:
+    config, module = encoder.config, TextNet(encoder, penultimate)
+    length = int(config.max_position_embeddings)
+    ids = Port("ids", ("rows", length), torch.int64)
+    tokens = Port("tokens", ("rows", length, int(config.hidden_size)))
+    pooled = (Port("pooled", ("rows", int(config.projection_dim))),) if module.pools else ()
+    return Network(name, module.eval(), (ids,), tokens, {"rows": 1}, more=pooled)
 
 
 def _cells(multiple: int) -> int:
