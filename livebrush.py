@@ -191,7 +191,8 @@ def run(
     vae: Annotated[str | None, typer.Option(metavar="PATH", help="Another autoencoder: a folder or hub id.")] = None,
     loras: Annotated[list[str] | None, typer.Option("--lora", metavar="PATH:0.8", help="A LoRA and its strength; may "
                                                     "be given again.")] = None,
-    engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="What runs the networks: auto, torch, openvino, tensorrt "
+                                        "or tensorrt-rtx.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
@@ -212,7 +213,7 @@ def run(
         choice = choose(spec, engine, device, precision)
         loaded = load(spec, choice)
         fixed = spec.settings if size else sized(spec.settings, opened, loaded)
-        outcome, facts = paint(opened, loaded, fixed, choice, open_sink(place, opened), output, frames, compare)
+        outcome, facts = paint(opened, loaded, fixed, loaded.choice, open_sink(place, opened), output, frames, compare)
     finish(outcome, facts, output, report)
 
 
@@ -251,7 +252,10 @@ def load(spec: ModelSpec, choice: Choice) -> Model:
         from engines.cache import default_folder
         from stream import models
 
-        return models.load(spec, choice, default_folder())
+        model = models.load(spec, choice, default_folder())
+    if model.choice != choice:
+        console.print(f"engine: {model.choice}", highlight=False, soft_wrap=True, markup=False)
+    return model
 
 
 def sized(settings: Settings, source: Source, model: Model) -> Settings:
@@ -317,7 +321,8 @@ def serve(
                                                     "the page can change; may be given again.")] = None,
     lora_folder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="All LoRAs in it, at strength 0 until the "
                                                      "page changes it.")] = None,
-    engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="What runs the networks: auto, torch, openvino, tensorrt "
+                                        "or tensorrt-rtx.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     limit: Annotated[int, typer.Option(min=1, max=64, help="Sessions at once; whoever comes later waits.")] = 6,
@@ -392,7 +397,8 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer frames.")] = False,
     model: Annotated[str, typer.Option(metavar="NAME|PATH", help="What to measure (SD 1.x or 2.x).")] = "builtin",
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the picture (default: the model's).")] = None,
-    engine: Annotated[str, typer.Option(metavar="auto|torch|openvino", help="What runs the networks.")] = "auto",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="What runs the networks: auto, torch, openvino, tensorrt "
+                                        "or tensorrt-rtx.")] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     live: Annotated[bool, typer.Option("--live", help="Measure the whole way instead: camera, browser, server, worker "

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from engines import Choice
+from engines.card import Card, CardEngine, CudaCard, Shapes, Station
 from engines.refit import Swap, in_place
-from engines.spec import Network, Precision
+from engines.spec import Engine, Network, Port, Precision
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+COMPILE = "LIVEBRUSH_COMPILE"  # 1: by torch.compile too, on a card; minutes for every new size
 
 
 class TorchEngine:
@@ -28,8 +32,6 @@ class TorchEngine:
         self._out = network.output.dtype
         self._casts = [p.dtype.is_floating_point and not p.exact for p in network.inputs]
         self._module: nn.Module = network.module.to(self.device, self._dtype)
-        if self.device.type == "cuda":
-            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -48,6 +50,38 @@ class TorchEngine:
         return in_place(self._module, weights, self._name)
 
 
+class GraphEngine(CardEngine):
+    """A network on a CUDA card, channels last, captured as a CUDA graph for each shape: one launch instead of a
+    thousand. Sizes are free."""
+
+    backend = "torch"
+
+    def __init__(self, network: Network, choice: Choice, card: Card, compiled: bool = False) -> None:
+        super().__init__(network, card)
+        self.precision: Precision = choice.precision
+        self._dtype = DTYPES[choice.precision]
+        self._module: nn.Module = network.module.to(card.device, self._dtype)
+        self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._run = torch.compile(self._module, dynamic=False) if compiled else self._module
+
+    def _station(self, shapes: Shapes) -> Station:
+        inputs = [self._card.empty(s, self._type(p)).zero_() for s, p in zip(shapes, self._inputs, strict=True)]
+        inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
+
+        def work() -> Sequence[Tensor]:
+            made = self._run(*inputs)
+            return cast(Sequence[Tensor], made if isinstance(made, tuple) else (made,))
+
+        return self._captured(inputs, work)
+
+    def refit(self, weights: Mapping[str, Tensor]) -> Swap:
+        """Copies into the weights' own memory, where the graphs read them."""
+        return in_place(self._module, weights, self._name)
+
+    def _type(self, port: Port) -> torch.dtype:
+        return self._dtype if port.dtype.is_floating_point and not port.exact else port.dtype
+
+
 def missing() -> str | None:
     """torch is always there."""
     return None
@@ -64,5 +98,8 @@ def precisions(device: str) -> list[Precision]:
     return ["f16", "f32"] if device == "mps" else ["f32", "bf16"]
 
 
-def build(network: Network, choice: Choice, cache: Path | None) -> TorchEngine:  # noqa: ARG001 (nothing is slow to make)
-    return TorchEngine(network, choice)
+def build(network: Network, choice: Choice, cache: Path | None) -> Engine:  # noqa: ARG001 (nothing is slow to make)
+    device = torch.device(choice.device)
+    if device.type != "cuda":
+        return TorchEngine(network, choice)
+    return GraphEngine(network, choice, CudaCard(device), compiled=os.environ.get(COMPILE) == "1")

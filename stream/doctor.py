@@ -29,7 +29,7 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """All findings, in the order in which they are worth reading."""
-    for look in (_python, _processor, _torch, _engines, _auto, _codecs, _cache, _builtin, _cameras):
+    for look in (_python, _processor, _torch, _engines, _fallback, _auto, _codecs, _cache, _builtin, _cameras):
         yield from look()
 
 
@@ -79,6 +79,15 @@ def _engines() -> Iterator[Finding]:
             continue
         able = "; ".join(f"{d}: {', '.join(backend.precisions(d))}" for d in backend.devices())
         yield Finding(f"engine {name}", True, f"ready on {able}")
+
+
+def _fallback() -> Iterator[Finding]:
+    from engines.cache import default_folder
+    from stream.fallback import last_failure
+
+    last = last_failure(default_folder())
+    if last is not None:
+        yield Finding("last fallback", False, f"{last.model}, {last.at}: {last.text}")
 
 
 def _auto() -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engines import Choice
 from stream.config import ModelSpec
 from stream.errors import SettingsError
 from stream.guidance import Prediction
@@ -28,6 +29,8 @@ class EchoModel:
     latent_channels = 3 * FACTOR**2
     device = torch.device("cpu")
     engines: Mapping[str, Any] = {}
+    choice = Choice("echo", "cpu", "f32", "nothing is painted")
+    notice = ""
 
     def __init__(self, spec: ModelSpec | None = None, multiple: int = FACTOR,
                  paint: Callable[[Tensor], Tensor] | None = None) -> None:  # fmt: skip

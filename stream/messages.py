@@ -36,7 +36,8 @@ class Fake:
 
     `delay_ms` is slept in every tick, `load_ms` before it is ready, `prepare_ms` for every new size, `mix_ms` beside
     the ticks for other LoRAs, whose files must be there. `fail` is what happens while it loads. Sides must be multiples
-    of `multiple`, as a model would have it.
+    of `multiple`, as a model would have it. With a `backend`, it fails only on that one, and says that it runs there
+    unless the plan names another.
     """
 
     delay_ms: float = 0
@@ -45,11 +46,13 @@ class Fake:
     mix_ms: float = 0
     fail: Fault | None = None
     multiple: int = 8
+    backend: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the worker paints with. `engine`, `device` and `precision` as in `engines.choose`.
+    """What the worker paints with. `engine`, `device` and `precision` as in `engines.choose`; `notice`: why the engine
+    is not the one that was asked for.
 
     `faults`: whether `Supervisor.fault` is obeyed with a real model too (with a `fake` it always is).
     """
@@ -60,6 +63,7 @@ class Plan:
     precision: str = "auto"
     fake: Fake | None = None
     faults: bool = False
+    notice: str = ""
 
 
 # ------------------------------------------------------------------------------------------------- to the worker
@@ -139,11 +143,26 @@ class Rehearsed:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The back end that it is going to load on."""
+
+    backend: str
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """The back end failed while it painted: the next worker had better do without it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Ready:
-    """Loaded: streams may come."""
+    """Loaded: streams may come. `notice`: why the engine is not the one that was asked for."""
 
     engine: str
     multiple: int
+    notice: str = ""
 
 
 @dataclass(frozen=True)

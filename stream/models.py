@@ -11,10 +11,10 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from engines import Choice, Engine, Network, build
+from engines import Choice, Engine, Network
 from engines.refit import Swap
 from engines.torch import DTYPES
-from stream import networks
+from stream import fallback, networks
 from stream.choice import ranges
 from stream.config import Lora, ModelSpec
 from stream.errors import ModelError, SettingsError
@@ -49,6 +49,8 @@ class Model:
     prompter: Prompter
     text: TextEncoder
     lora: Mix
+    choice: Choice  # what the denoiser runs on
+    notice: str = ""  # why that is not what was asked for
 
     @property
     def name(self) -> str:
@@ -81,9 +83,8 @@ class Model:
     def prepare(self, width: int, height: int) -> None:
         """Gets the engines ready for pictures of this size; SettingsError as `check_size`."""
         self.check_size(width, height)
-        sizes = {"H": height, "W": width, "h": height // self.factor, "w": width // self.factor}
         for engine in self.engines.values():
-            engine.prepare(rows=1, **sizes)
+            engine.prepare(**sizes_of(width, height, self.factor))
 
     def mix(self, loras: tuple[Lora, ...]) -> Swap:
         """Gets ready for other LoRAs, in any thread and one at a time, while pictures are painted. The function that
@@ -108,7 +109,8 @@ class Model:
 def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     """The model of `spec` on the engine of `choice`; `cache` keeps what engines are slow to make.
 
-    Raises ModelError where the weights are missing, damaged or of an unknown kind, EngineError where they cannot run.
+    Where TensorRT fails, torch runs all of it, and the model's `notice` says why. Raises ModelError where the weights
+    are missing, damaged or of an unknown kind, EngineError where they cannot run.
     """
     if choice.backend != "torch":
         torch.set_num_threads(1)  # little is left to torch, and its idle threads would spin on the engines' cores
@@ -121,13 +123,23 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     vae, unet = pipeline.vae, pipeline.unet
     factor = networks.factor_of(vae)
     codec = _codec_choice(pipeline, choice)
-    engines = {n.name: build(n, choice if n.name == "denoiser" else codec, cache) for n in parts}
-    device = engines["denoiser"].device
-    text = TextEncoder(pipeline, device, torch.float32 if device.type == "cpu" else DTYPES[choice.precision])
-    return Model(
-        spec, curve, prediction, factor,
-        factor * networks.halvings_of(unet), int(vae.config.latent_channels), engines, Prompter(text), text, lora,
+    multiple = factor * networks.halvings_of(unet)
+    width, height = (max(s // multiple, 1) * multiple for s in (spec.settings.width, spec.settings.height))
+    found = fallback.running(
+        parts, {n.name: choice if n.name == "denoiser" else codec for n in parts},
+        sizes_of(width, height, factor), spec.name, cache,
     )  # fmt: skip
+    device = found.engines["denoiser"].device
+    text = TextEncoder(pipeline, device, torch.float32 if device.type == "cpu" else DTYPES[found.choice.precision])
+    return Model(
+        spec, curve, prediction, factor, multiple, int(vae.config.latent_channels), found.engines, Prompter(text), text,
+        lora, found.choice, found.notice,
+    )  # fmt: skip
+
+
+def sizes_of(width: int, height: int, factor: int) -> dict[str, int]:
+    """The named axes of one picture of this size."""
+    return {"rows": 1, "H": height, "W": width, "h": height // factor, "w": width // factor}
 
 
 def _codec_choice(pipeline: Any, choice: Choice) -> Choice:

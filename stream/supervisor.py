@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
+from engines import TENSORRT
 from stream.config import Lora, ModelSpec
 from stream.live import Counts, Listener, Painted, Stream, safely
 from stream.mailbox import Activity, Address, Beat
@@ -29,6 +30,7 @@ from stream.memory import area, kills, shape, smaller
 from stream.messages import (
     Applied,
     Broken,
+    Chosen,
     Close,
     Closed,
     Failed,
@@ -44,6 +46,7 @@ from stream.messages import (
     Stages,
     Stop,
     Ticked,
+    Unfit,
 )
 from stream.mixing import Answer, Mixing
 from stream.process import WorkerProcess
@@ -85,6 +88,7 @@ USUAL = 10  # times its usual length, a tick counts as hung
 LIMITS = Limits()
 SLOW_S = 0.5  # of preparing, before whoever looks hears of it
 GETTING_READY = "the painter is getting ready for other settings"
+DOUBTED = 2  # deaths in a row with TensorRT, after which torch runs the model
 LATE_S = 1.0  # a check so late says nothing about the worker
 DRAIN_S = 0.5  # for the last words of a worker that has ended
 
@@ -99,6 +103,7 @@ class Facts:
     defaults: Settings
     prompts: tuple[str, ...] = ()  # what the model is known to follow, to be offered
     engine: str = ""  # back end, device, precision, and why
+    notice: str = ""  # why it is not the engine that was asked for
     multiple: int = 8  # divides the sides of every picture
     delay: int = 0  # ticks between a frame's entering and its leaving, the longest of all streams
     skip_rate: float = 0.0  # share of frames that the similarity filters skipped, the mean of all streams
@@ -133,6 +138,7 @@ class Supervisor:
         self._understudy = Understudy()
         self._ready_at: float | None = None
         self._broken: Broken | None = None
+        self._backend = ""  # that the worker loads on, or runs on
         self._was_ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -142,7 +148,7 @@ class Supervisor:
         self._answers: dict[type, Callable[[Any], None]] = {
             Ready: self._ready, Broken: self._break, Ticked: self._ticked, Applied: self._applied,
             Closed: self._let_go, Shrunk: self._shrunk, Refused: self._refused, Failed: self._failed,
-            Measured: self._measured, Mixed: self.mixing.answered,
+            Measured: self._measured, Mixed: self.mixing.answered, Chosen: self._chosen, Unfit: self._unfit,
         }  # fmt: skip
 
     @property
@@ -210,6 +216,8 @@ class Supervisor:
                 return
             deaths = 1 if end.ready_s >= self.limits.healthy_s else deaths + 1
             unready = 0 if end.ready_s else unready + 1
+            if deaths >= DOUBTED and self._backend in TENSORRT:
+                self._do_without(end.reason)
             if unready >= self.limits.attempts or (end.final and not self._was_ready):
                 log.error("the worker is given up: %s", end.reason)
                 self._say("failed", end.reason)
@@ -331,7 +339,7 @@ class Supervisor:
     def _ready(self, message: Ready) -> None:
         assert self._process is not None  # `_hear` has seen to it
         self._ready_at, self._was_ready = self._clock(), True
-        self.facts = replace(self.facts, engine=message.engine, multiple=message.multiple)
+        self.facts = replace(self.facts, engine=message.engine, multiple=message.multiple, notice=message.notice)
         for stream in self._streams.values():
             stream.connect(self._process)
         self._say("ready", "")
@@ -341,6 +349,18 @@ class Supervisor:
 
     def _break(self, message: Broken) -> None:
         self._broken = message
+
+    def _chosen(self, message: Chosen) -> None:
+        self._backend = message.backend
+
+    def _unfit(self, message: Unfit) -> None:
+        self._do_without(message.text)
+
+    def _do_without(self, why: str) -> None:
+        """Torch runs the model from the next worker on, until the server is started again."""
+        notice = f"{self._backend} failed while painting, so torch runs the model: {why}"
+        log.warning("%s", notice)
+        self.plan = replace(self.plan, engine="torch", notice=notice)
 
     def _ticked(self, message: Ticked) -> None:
         for stream in self._those(message.painted):

@@ -34,6 +34,7 @@ from stream.messages import (
     Begin,
     Bell,
     Broken,
+    Chosen,
     Close,
     Closed,
     Failed,
@@ -54,6 +55,7 @@ from stream.messages import (
     Stages,
     Stop,
     Ticked,
+    Unfit,
     Unpacker,
     packed,
 )
@@ -145,30 +147,37 @@ class Loaded:
     multiple: int
     engine: str
     mix: Callable[[tuple[Lora, ...]], Swap]
+    notice: str = ""
+    doubtful: bool = False  # whether another engine may run what this one cannot
 
 
-def load(plan: Plan) -> Loaded:
+def load(plan: Plan, tell: Callable[[Any], None]) -> Loaded:
     """The painter of a plan. Raises LivebrushError for what a user can mend."""
     if plan.fake is not None:
-        return load_fake(plan.fake)
+        return load_fake(plan, plan.fake, tell)
+    from engines import TENSORRT
     from engines.cache import default_folder
     from stream import models
     from stream.choice import choose
     from stream.pipeline import Painter
 
     choice = choose(plan.spec, plan.engine, plan.device, plan.precision)
+    tell(Chosen(choice.backend))
     model = models.load(plan.spec, choice, default_folder())
-    return Loaded(Painter(model), model.multiple, str(choice), model.mix)
+    notice, doubtful = model.notice or plan.notice, model.choice.backend in TENSORRT
+    return Loaded(Painter(model), model.multiple, str(model.choice), model.mix, notice, doubtful)
 
 
-def load_fake(fake: Fake) -> Loaded:
+def load_fake(plan: Plan, fake: Fake, tell: Callable[[Any], None]) -> Loaded:
     from stream.passthrough import PassThrough
 
+    fails = plan.engine in ("auto", fake.backend)
+    tell(Chosen(fake.backend if fails else plan.engine))
     time.sleep(fake.load_ms / 1000)
-    if fake.fail is not None:
+    if fake.fail is not None and fails:
         misbehave(fake.fail)
-    painter = PassThrough(fake)
-    return Loaded(painter, fake.multiple, "none (frames pass through)", painter.mix)
+    painter, doubtful = PassThrough(fake), bool(fake.backend) and fails
+    return Loaded(painter, fake.multiple, "none (frames pass through)", painter.mix, plan.notice, doubtful)
 
 
 def misbehave(fault: Fault) -> None:
@@ -220,6 +229,7 @@ class Worker:
     def __init__(self, wire: Wire, memory: Memory, pulse: Pulse, loaded: Loaded, faults: bool) -> None:
         self._wire, self._memory, self._pulse = wire, memory, pulse
         self._painter, self._multiple, self._mix = loaded.painter, loaded.multiple, loaded.mix
+        self._doubtful = loaded.doubtful
         self._seats: dict[int, Seat] = {}  # oldest first
         self._known: set[tuple[object, ...]] = set()  # loads that a tick has been through
         self._obeys, self._faults = faults, deque[Fault]()  # one fault a tick
@@ -300,6 +310,8 @@ class Worker:
         log.exception("a tick failed")
         self._wire.send(Failed(tuple(seat.key for seat in seats), told(error)))
         if self._failures >= IN_A_ROW:
+            if self._doubtful:
+                self._wire.send(Unfit(told(error)))
             raise error
         for seat in seats:
             self._reopen(seat, seat.settings)
@@ -502,7 +514,7 @@ def main() -> None:
     pulse = Pulse(memory, begin.pulse)
     pulse.beat("loading")
     loaded = loaded_or_gone(wire, begin.plan)
-    wire.send(Ready(loaded.engine, loaded.multiple))
+    wire.send(Ready(loaded.engine, loaded.multiple, loaded.notice))
     faults = begin.plan.faults or begin.plan.fake is not None
     try:
         Worker(wire, memory, pulse, loaded, faults).run()
@@ -527,7 +539,7 @@ def rehearse(wire: Wire) -> None:
 def loaded_or_gone(wire: Wire, plan: Plan) -> Loaded:
     """The painter; where it cannot be loaded, the server is told why and the process ends."""
     try:
-        return load(plan)
+        return load(plan, wire.send)
     except LivebrushError as error:
         wire.send(Broken(told(error), mendable=True))
     except Exception as error:  # noqa: BLE001 (the boundary: as in main)

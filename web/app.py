@@ -146,7 +146,7 @@ async def health(has: Has, response: Response) -> Health:
         ok=ok,
         worker=worker.state,
         pid=worker.pid,
-        notice=worker.notice,
+        notice=worker.notice or (worker.facts.notice if worker.state == "ready" else ""),
         restarts=worker.restarts,
         sessions=len(has.sessions),
         version=version(),

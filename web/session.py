@@ -163,7 +163,8 @@ class Session:
     @property
     def remark(self) -> str:
         """A sentence for whoever looks, or nothing."""
-        return self._world.supervisor.notice or self._noticed
+        supervisor = self._world.supervisor
+        return supervisor.notice or self._noticed or (supervisor.facts.notice if supervisor.state == "ready" else "")
 
     def shape(self) -> tuple[int, int, Fit]:
         """What pictures of this session look like. From any thread."""
