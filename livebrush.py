@@ -348,10 +348,10 @@ def serve(
 
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """EngineError unless the value of an option is known; what is heavy says the rest."""
-    from engines.errors import EngineError
+    from engines import EngineError, either
 
     if value not in ("auto", *known):
-        raise EngineError(f"{name} {value[:80]!r} is unknown: use auto, {' or '.join(known)}")
+        raise EngineError(f"{name} {value[:80]!r} is unknown: use {either('auto', *known)}")
 
 
 # ------------------------------------------------------------------------------------------------- the others
@@ -403,8 +403,13 @@ def bench(
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
     live: Annotated[bool, typer.Option("--live", help="Measure the whole way instead: camera, browser, server, worker "
                                        "and back. The other options are left out.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Measure the CUDA card here instead: SD-Turbo's and SDXL-Turbo's "
+                                      "networks at full size, with random weights, on every engine.")] = False,
 ) -> None:  # fmt: skip
-    """Measures the pipeline on this machine, stage by stage, beside plain diffusers; or the whole way, live."""
+    """Measures the pipeline on this machine, stage by stage, beside plain diffusers; or live; or a card."""
+    if gpu:
+        import_module("tools.bench_gpu").main(quick, json_file, precision)
+        return
     if live:
         import_module("tools.live").main(quick, json_file)
         return

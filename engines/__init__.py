@@ -1,6 +1,6 @@
 """Engines: one network, one interface, several ways to run it, chosen once, by name.
 
-`choose` picks a back end, device and precision and says why; `build` turns a `Network` into an `Engine` on it.
+`choose` picks a back end, device and precision and says why; `engine_of` turns a `Network` into an `Engine` on it.
 """
 
 from __future__ import annotations
@@ -147,10 +147,10 @@ def _on_cuda(device: str) -> tuple[str, str]:
     return "torch", f"{card} is there; {'; '.join(lacking) or 'TensorRT does not serve it'}"
 
 
-def build(network: Network, choice: Choice, cache: Path | None = None) -> Engine:
+def engine_of(network: Network, choice: Choice, cache: Path | None = None) -> Engine:
     """`network` as a fast callable."""
     return backend(choice.backend).build(network, choice, cache)
 
 
 __all__ = ["BACKENDS", "TENSORRT", "Backend", "Choice", "Engine", "EngineError", "LivebrushError", "Network", "Port",
-           "Precision", "Ranges", "backend", "build", "choose"]  # fmt: skip
+           "Precision", "Ranges", "backend", "choose", "either", "engine_of"]  # fmt: skip

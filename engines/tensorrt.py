@@ -86,13 +86,12 @@ rtx = TensorRT("tensorrt-rtx", "tensorrt_rtx", "rtx", lambda sm: sm == (7, 5) or
 
 def made(network: Network, choice: Choice, capability: Capability, cache: Path | None) -> Path:
     """The built engine's file for a card of this kind: from the cache, or exported and built into it."""
-    from engines.build import Profiles, Wish, ready
     from engines.cache import default_folder
 
+    building: Any = import_module("engines.build")
     compute = (10 * capability[0] + capability[1],)
-    return ready(
-        network, Wish(choice.backend, choice.precision, Profiles(network.spans), compute), cache or default_folder()
-    )
+    wish = building.Wish(choice.backend, choice.precision, building.Profiles(getattr(network, "spans", {})), compute)
+    return Path(building.ready(network, wish, cache or default_folder()))
 
 
 def no_card() -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engines import TENSORRT, Choice, Engine, Network, backend, build
+from engines import TENSORRT, Choice, Engine, Network, backend, engine_of
 from stream.errors import LivebrushError
 
 log = logging.getLogger("livebrush")
@@ -73,7 +73,7 @@ def on_torch(networks: Sequence[Network], choices: Mapping[str, Choice], notice:
 
 
 def built(networks: Sequence[Network], choices: Mapping[str, Choice], cache: Path | None) -> dict[str, Engine]:
-    return {n.name: build(n, choices[n.name], cache) for n in networks}
+    return {n.name: engine_of(n, choices[n.name], cache) for n in networks}
 
 
 def torch_for(choice: Choice, notice: str) -> Choice:

@@ -358,7 +358,7 @@ class Supervisor:
 
     def _do_without(self, why: str) -> None:
         """Torch runs the model from the next worker on, until the server is started again."""
-        notice = f"{self._backend} failed while painting, so torch runs the model: {why}"
+        notice = f"{self._backend} failed, so torch runs the model: {why}"
         log.warning("%s", notice)
         self.plan = replace(self.plan, engine="torch", notice=notice)
 

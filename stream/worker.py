@@ -171,7 +171,7 @@ def load(plan: Plan, tell: Callable[[Any], None]) -> Loaded:
 def load_fake(plan: Plan, fake: Fake, tell: Callable[[Any], None]) -> Loaded:
     from stream.passthrough import PassThrough
 
-    fails = plan.engine in ("auto", fake.backend)
+    fails = not fake.backend or plan.engine in ("auto", fake.backend)
     tell(Chosen(fake.backend if fails else plan.engine))
     time.sleep(fake.load_ms / 1000)
     if fake.fail is not None and fails:

@@ -81,7 +81,7 @@ def test_settings_are_checked_before_the_model_is_loaded(
 def test_an_unknown_engine_lists_the_known_ones(tmp_path: Path) -> None:
     result = CliRunner().invoke(livebrush.app, ["run", "testcard", f"{tmp_path}/a.mp4", "--engine", "magic"])
     assert result.exit_code == 2
-    assert "engine 'magic' is unknown: use auto, torch or openvino" in " ".join(result.stderr.split())
+    assert "engine 'magic' is unknown: use auto, torch, openvino" in " ".join(result.stderr.split())
 
 
 def test_a_size_that_does_not_fit_the_model(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_report_tells_everything(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "r.json").read_text())
     assert (facts["frames_in"], facts["frames_out"], facts["delay_ticks"], facts["stopped"]) == (10, 10, 1, False)
     assert (facts["settings"]["prompt"], facts["settings"]["seed"], facts["model"]) == ("neon", 7, "echo")
-    assert facts["engine"] == {"backend": "torch", "device": "cpu", "precision": "f32", "why": "asked for"}
+    assert facts["engine"] == {"backend": "echo", "device": "cpu", "precision": "f32", "why": "nothing is painted"}
     assert facts["input"] | {"name": ""} == {"name": "", "width": 96, "height": 64, "rate": 25.0, "frames": 10,
                                              "sound": True}  # fmt: skip
     assert {"read", "preprocess", "encode", "denoise", "decode", "write"} <= set(facts["stages_ms"])

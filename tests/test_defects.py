@@ -183,7 +183,7 @@ def tiny(module: nn.Module | None = None, output: str = "out") -> Network:
     return Network("tiny", (module or Tiny()).eval(), inputs, made, {"rows": 1, "h": 8, "w": 8})
 
 
-BACKENDS = [name for name in engines.BACKENDS if engines.backend(name).missing() is None]
+BACKENDS = [n for n in engines.BACKENDS if (b := engines.backend(n)).missing() is None and "cpu" in b.devices()]
 
 
 def on(backend: str) -> Choice:
@@ -199,7 +199,7 @@ def expected_of(module: nn.Module, x: Tensor, t: Tensor) -> Tensor:
 def test_4_an_engine_runs_every_size_and_number_of_rows(backend: str, tmp_path: Path) -> None:
     """[#149, #150, #152, #168] Engines were always of 512x512."""
     network = tiny()
-    engine = engines.build(network, on(backend), tmp_path)
+    engine = engines.engine_of(network, on(backend), tmp_path)
     engine.prepare(rows=1, h=8, w=8)
     for rows, h, w in [(1, 8, 8), (3, 8, 8), (1, 16, 24), (2, 24, 16), (5, 8, 8), (1, 8, 16)]:
         x, t = torch.randn(rows, 4, h, w), torch.arange(rows) * 100.0 + 99
@@ -232,7 +232,7 @@ def test_4_an_engine_follows_its_weights_through_the_cache(backend: str, tmp_pat
         with torch.no_grad():
             module.conv.weight *= gain
         expected = expected_of(module, x, t)
-        found = engines.build(tiny(module), on(backend), tmp_path)(x, t)
+        found = engines.engine_of(tiny(module), on(backend), tmp_path)(x, t)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -350,7 +350,7 @@ def test_5_a_new_steering_is_never_taken_for_one_that_is_gone() -> None:
 def test_5_an_engine_reads_what_it_is_given_and_not_where_it_was_given_before(backend: str, tmp_path: Path) -> None:
     """A captured graph was replayed on addresses that had gone stale."""
     network = tiny()
-    engine = engines.build(network, on(backend), tmp_path)
+    engine = engines.engine_of(network, on(backend), tmp_path)
     shared, t = torch.zeros(2, 4, 8, 8), torch.tensor([9.0, 99.0])
     for k in range(4):
         shared.copy_(torch.full_like(shared, float(k)))
@@ -414,7 +414,7 @@ def test_7_writing_into_an_output_or_an_input_changes_nothing_to_come() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_7_an_engines_output_is_its_callers_own(backend: str, tmp_path: Path) -> None:
-    engine = engines.build(tiny(), on(backend), tmp_path)
+    engine = engines.engine_of(tiny(), on(backend), tmp_path)
     kept = []
     for k in range(6):
         rows = 1 + k % 3

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import engines
-from engines import Choice, EngineError, Network, Port, build, choose
+from engines import Choice, EngineError, Network, Port, choose, engine_of
 from engines.cache import MANIFEST, Cache, network_key
 from engines.fold import folded
 from engines.quantise import Recorder, quantised
@@ -102,7 +102,7 @@ def wanted(network: Network, *x: Tensor) -> Tensor:
 def test_every_backend_agrees_with_torch(backend: str, rows: int) -> None:
     network = small()
     reference = wanted(network, *inputs(rows))
-    engine = build(network, choose(backend, "cpu", "f32"))
+    engine = engine_of(network, choose(backend, "cpu", "f32"))
     assert error(engine(*inputs(rows)), reference) < F32
 
 
@@ -112,14 +112,14 @@ def test_bf16_is_close_and_keeps_late_timesteps_apart(backend: str) -> None:
         pytest.skip("this processor has no bf16")
     network = small()
     reference = wanted(network, *inputs(3))
-    engine = build(network, choose(backend, "cpu", "bf16"))
+    engine = engine_of(network, choose(backend, "cpu", "bf16"))
     assert error(engine(*inputs(3)), reference) < BF16
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_sizes_change_without_a_new_engine_and_outputs_are_the_callers_own(backend: str) -> None:
     network = small()
-    engine = build(network, choose(backend, "cpu", "f32"))
+    engine = engine_of(network, choose(backend, "cpu", "f32"))
     engine.prepare(rows=1, h=8, w=12)
     first = engine(*inputs(2))
     kept = first.clone()
@@ -131,7 +131,7 @@ def test_sizes_change_without_a_new_engine_and_outputs_are_the_callers_own(backe
 
 
 def test_openvino_names_a_wrong_shape() -> None:
-    engine = build(small(), choose("openvino", "cpu", "f32"))
+    engine = engine_of(small(), choose("openvino", "cpu", "f32"))
     with pytest.raises(EngineError, match=r"latents has shape \(4, 8, 12\), expected"):
         engine(inputs(1)[0][0], *inputs(1)[1:])
 
@@ -157,14 +157,14 @@ def int8() -> Choice:
 def test_int8_is_close_and_no_float_result(tmp_path: Path) -> None:
     network, choice = measured(), int8()
     reference = wanted(network, *inputs(3))
-    out = build(network, choice, tmp_path)(*inputs(3))
+    out = engine_of(network, choice, tmp_path)(*inputs(3))
     assert 1e-4 < error(out, reference) < INT8
-    assert torch.equal(build(network, choice, tmp_path)(*inputs(3)), out)
+    assert torch.equal(engine_of(network, choice, tmp_path)(*inputs(3)), out)
 
 
 def test_int8_runs_in_whole_numbers() -> None:
     """The graph that OpenVINO compiled, not the one that was asked for."""
-    engine = build(measured(), int8())
+    engine = engine_of(measured(), int8())
     engine.prepare(rows=1, h=8, w=12)
     (sized,) = engine._sized.values()
     graph = sized._one.get_compiled_model().get_runtime_model()
@@ -178,7 +178,7 @@ def test_ranges_are_part_of_the_key(tmp_path: Path) -> None:
     network, choice = measured(), int8()
     assert network.ranges is not None
     narrow = {name: (low / 4, high / 4) for name, (low, high) in network.ranges.items()}
-    outputs = [build(n, choice, tmp_path)(*inputs(1)) for n in (network, replace(network, ranges=narrow))]
+    outputs = [engine_of(n, choice, tmp_path)(*inputs(1)) for n in (network, replace(network, ranges=narrow))]
     assert not torch.equal(*outputs)
     assert len(list((tmp_path / "openvino").iterdir())) == 2
 
@@ -210,7 +210,7 @@ def test_int8_without_ranges_is_refused() -> None:
     with pytest.raises(EngineError, match="int8 needs ranges measured for the model"):
         choose("openvino", "cpu", "int8")
     with pytest.raises(EngineError, match="denoiser has no ranges for int8"):
-        build(small(), replace(choose("openvino", "cpu", "f32"), precision="int8"))
+        engine_of(small(), replace(choose("openvino", "cpu", "f32"), precision="int8"))
     assert choose("openvino", "cpu").precision != "int8"
 
 
@@ -219,15 +219,15 @@ def test_int8_without_ranges_is_refused() -> None:
 
 def test_a_cached_graph_is_made_once_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choice = choose("openvino", "cpu", "f32")
-    first = build(small(), choice, tmp_path)(*inputs(2))
+    first = engine_of(small(), choice, tmp_path)(*inputs(2))
     monkeypatch.setattr("openvino.convert_model", lambda *_, **__: pytest.fail("traced again"))
-    assert torch.equal(build(small(), choice, tmp_path)(*inputs(2)), first)
+    assert torch.equal(engine_of(small(), choice, tmp_path)(*inputs(2)), first)
 
 
 def test_bf16_from_the_cache_is_finite(tmp_path: Path) -> None:
     choice = choose("openvino", "cpu")
     for _ in range(2):
-        assert torch.isfinite(build(small(), choice, tmp_path)(*inputs(2))).all()
+        assert torch.isfinite(engine_of(small(), choice, tmp_path)(*inputs(2))).all()
 
 
 def test_keys_follow_weights_structure_ports_and_more() -> None:

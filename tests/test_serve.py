@@ -82,7 +82,7 @@ def test_off_loopback_nobody_listens_by_mistake(host: str) -> None:
     (("--source", "camera:97"), "camera 97 is not there or is in use"),
     (("--size", "65"), "width 65 is not a multiple of 8"),
     (("--size", "big"), "'big' is no size"),
-    (("--engine", "steam"), "engine 'steam' is unknown: use auto, torch or openvino"),
+    (("--engine", "steam"), "engine 'steam' is unknown: use auto, torch, openvino"),
     (("--precision", "f8"), "precision 'f8' is unknown: use auto, f32"),
     (("--port", 70000), "port 70000 is none"),
     (("--port", -1), "port -1 is none"),

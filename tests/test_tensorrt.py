@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from fake_tensorrt import FakeCard, FakeLibrary, IllegalAddress, Severity, Specialization, Strategy, in_threads
+from test_engines import F32, error, inputs, small, wanted
 from torch import Tensor
 
 import engines
@@ -18,8 +20,6 @@ from engines import Choice, EngineError, card, choose, tensorrt
 from engines.card import KEPT, WARM_UP, CudaCard
 from engines.tensorrt import RtxEngine, TensorRTEngine
 from engines.torch import GraphEngine
-from tests.fake_tensorrt import FakeCard, FakeLibrary, IllegalAddress, Severity, Specialization, Strategy, in_threads
-from tests.test_engines import F32, error, inputs, small, wanted
 
 CHOICE = Choice("tensorrt", "cuda", "f32", "a test")
 PROFILE = {"rows": (1, 1, 4), "h": (4, 8, 16), "w": (4, 8, 16)}
@@ -530,7 +530,7 @@ def test_the_fake_catches_a_capture_without_a_warm_up(bench: Bench) -> None:
 
 def test_the_fake_has_no_call_that_the_real_one_has_not() -> None:
     real = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    from tests import fake_tensorrt as fake
+    import fake_tensorrt as fake
 
     pairs = {
         fake.FakeRuntime: real.Runtime,

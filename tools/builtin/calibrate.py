@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from engines import Choice, Network, build, fold
+from engines import Choice, Network, engine_of, fold
 from engines.quantise import Recorder
 from stream.choice import FILE
 from stream.config import ModelSpec
@@ -34,7 +34,7 @@ def calibrate(preset: ModelSpec) -> dict[str, dict[str, tuple[float, float]]]:
     """Ranges by network and convolution, of the networks as OpenVINO runs them (folded)."""
     choice = Choice("torch", "cpu", "f32", "the reference")
     parts = [replace(n, module=fold.folded(n.module)) for n in networks_of(read_pipeline(preset), preset)]
-    model = replace(load(preset, choice), engines={n.name: build(n, choice) for n in parts})
+    model = replace(load(preset, choice), engines={n.name: engine_of(n, choice) for n in parts})
     recorders = {n.name: Recorder(n.module) for n in parts}
     paint(model, preset.settings)
     return {n.name: rounded(n, recorders[n.name]) for n in parts}
