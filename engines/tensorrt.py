@@ -22,6 +22,7 @@ from torch import Tensor
 from engines import Choice
 from engines.card import Card, CardEngine, CudaCard, Shapes, Station
 from engines.errors import EngineError
+from engines.refit import Swap
 from engines.spec import Network, Port, Precision
 
 DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "UINT8": torch.uint8,
@@ -124,6 +125,11 @@ class TensorRTEngine(CardEngine):
         self._check_ports(plan)
         self._profiles = [self._limits(i) for i in range(self._engine.num_optimization_profiles)]
         self._scratch: Tensor | None = None
+
+    def refit(self, weights: Mapping[str, Tensor]) -> Swap:  # noqa: ARG002 (an engine's signature)
+        """Never: the weights are built into the engine."""
+        told = f"the weights of the {self._name} are built into its {self.backend} engine"
+        raise EngineError(f"{told}: start again with these LoRAs, or use --engine torch")
 
     # ------------------------------------------------------------------------------------------- reading
 

@@ -12,7 +12,7 @@ import torch
 from test_engines import error, inputs, small
 from torch import Tensor
 
-from engines import Choice, EngineError, Network, build
+from engines import Choice, EngineError, Network, engine_of
 from engines.refit import Home, Homes, homes, supply, weights_of
 
 NEAR = 1e-5  # of the largest value: rounding of two ways to compute the same in float32
@@ -27,7 +27,7 @@ def mixed(seed: int = 0) -> Network:
 
 
 def engine(backend: str, network: Network, cache: Path | None = None) -> object:
-    return build(network, Choice(backend, "cpu", "f32", "a test"), cache)
+    return engine_of(network, Choice(backend, "cpu", "f32", "a test"), cache)
 
 
 def others(network: Network, seed: int = 5) -> dict[str, Tensor]:

@@ -349,6 +349,12 @@ def test_a_failed_launch_says_why_and_leaves_the_engine_whole(bench: Bench) -> N
     bench.agrees(2)
 
 
+def test_weights_that_are_built_in_are_not_exchanged(bench: Bench) -> None:
+    with pytest.raises(EngineError, match="weights of the denoiser are built into its tensorrt engine: start again"):
+        bench.engine.refit({"first.weight": torch.zeros(8, 4, 3, 3)})
+    bench.agrees(1)
+
+
 # ------------------------------------------------------------------------------------------------- TensorRT-RTX
 
 
@@ -418,6 +424,19 @@ def test_torch_on_a_card_runs_where_nothing_can_be_captured() -> None:
     engine = GraphEngine(network, Choice("torch", "cuda", "f32", ""), made)
     assert error(engine(*inputs(2)), right[0]) < F32
     assert error(engine(inputs(2)[0] + 1, *inputs(2)[1:]), right[1]) < F32
+
+
+def test_torch_on_a_card_takes_other_weights_where_its_graphs_read_them() -> None:
+    network, other = small(), small(seed=1)
+    right = wanted(other, *inputs(2))
+    engine = GraphEngine(network, Choice("torch", "cuda", "f32", ""), FakeCard())
+    before = engine(*inputs(2)).clone()
+    swap = engine.refit(dict(other.module.named_parameters()))
+    assert torch.equal(engine(*inputs(2)), before)
+    swap()
+    assert error(engine(*inputs(2)), right) < F32
+    with pytest.raises(EngineError, match="has no weight"):
+        engine.refit({"unknown": torch.zeros(1)})
 
 
 def test_torch_on_a_card_is_channels_last() -> None:
