@@ -120,7 +120,7 @@ class CardEngine:
         self._card = card
         self._name = network.name
         self._inputs = network.inputs
-        self._outputs: tuple[Port, ...] = (network.output,)
+        self._outputs: tuple[Port, ...] = (network.output, *network.more)
         self._stations: OrderedDict[Shapes, Station] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
 

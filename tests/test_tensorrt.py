@@ -16,7 +16,7 @@ from test_engines import F32, error, inputs, small, wanted
 from torch import Tensor
 
 import engines
-from engines import Choice, EngineError, card, choose, tensorrt
+from engines import Choice, EngineError, Network, Port, card, choose, tensorrt
 from engines.card import KEPT, WARM_UP, CudaCard
 from engines.tensorrt import RtxEngine, TensorRTEngine
 from engines.torch import GraphEngine
@@ -82,6 +82,26 @@ def test_what_goes_in_is_left_alone_and_may_be_freed(bench: Bench) -> None:
     kept = [a.clone() for a in x]
     bench.engine(*x)
     assert all(torch.equal(a, b) for a, b in zip(x, kept, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["tensorrt", "torch"])
+def test_networks_with_more_outputs_give_them_all(tmp_path: Path, kind: str) -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, x.sum(1)
+
+    port, more = Port("x", ("rows", 3)), (Port("sums", ("rows",)),)
+    network = Network("twice", Twice(), (port,), Port("tokens", ("rows", 3)), {"rows": 1}, more=more)
+    made = FakeCard()
+    library = FakeLibrary(made)
+    plan = library.plan(tmp_path / "engine.plan", network, {"rows": (1, 1, 2)})
+    choice = Choice(kind, "cuda", "f32", "")
+    both = {"tensorrt": lambda: TensorRTEngine(network, choice, plan, library, made),
+            "torch": lambda: GraphEngine(network, choice, made)}  # fmt: skip
+    x = torch.arange(9.0).view(3, 3)
+    tokens, sums = both[kind]()(x)
+    assert torch.equal(tokens, x + 1)
+    assert torch.equal(sums, x.sum(1))
 
 
 # ------------------------------------------------------------------------------------------------- memory
