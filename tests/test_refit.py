@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +87,16 @@ def test_unknown_and_misshapen_weights_are_refused_and_change_nothing(backend: s
         one.refit({"text.weight": good, "text.strange": good})
     with pytest.raises(EngineError, match=r"weight text.weight of the denoiser has shape \(6, 8\), expected \(8, 6\)"):
         one.refit({"text.weight": good.T})
+    assert torch.equal(one(*inputs(1)), before)
+
+
+def test_int8_is_not_changed() -> None:
+    """Its ranges were measured with the weights as they are."""
+    network = replace(mixed(), ranges={"first": (-4.0, 4.0)})
+    one = build(network, Choice("openvino", "cpu", "int8", "a test"), None)
+    before = one(*inputs(1))
+    with pytest.raises(EngineError, match="weights of the denoiser cannot change in int8: use --precision bf16 or f32"):
+        one.refit(others(network))
     assert torch.equal(one(*inputs(1)), before)
 
 
