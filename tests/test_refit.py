@@ -93,7 +93,7 @@ def test_unknown_and_misshapen_weights_are_refused_and_change_nothing(backend: s
 def test_int8_is_not_changed() -> None:
     """Its ranges were measured with the weights as they are."""
     network = replace(mixed(), ranges={"first": (-4.0, 4.0)})
-    one = build(network, Choice("openvino", "cpu", "int8", "a test"), None)
+    one = engine_of(network, Choice("openvino", "cpu", "int8", "a test"), None)
     before = one(*inputs(1))
     with pytest.raises(EngineError, match="weights of the denoiser cannot change in int8: use --precision bf16 or f32"):
         one.refit(others(network))
