@@ -20,7 +20,7 @@ from engines.errors import EngineError
 from engines.spec import Network, Port
 
 log = logging.getLogger("livebrush")
-KEPT = 8  # shapes of an engine that stay set up, the newest used
+KEPT = 32  # shapes of an engine that stay set up, the newest used: every number of rows of some streams in some sizes
 WARM_UP = 2  # runs before a capture: libraries choose and allocate in their first ones
 
 Shapes = tuple[tuple[int, ...], ...]
