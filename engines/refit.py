@@ -2,7 +2,7 @@
 
 A back end may rename, transpose, merge and drop weights when it makes a graph of a network. `homes` finds them there
 again, by value, so that it holds for every converter; what it finds is kept beside the graph. ONNX files of ours keep
-the module's names, and so do TensorRT engines made of them: there `supply` puts values in.
+the module's names, and so do TensorRT engines made of them: there `Supply` puts values in.
 """
 
 from __future__ import annotations
@@ -143,32 +143,43 @@ def digest(value: Tensor) -> bytes:
 class Refitter(Protocol):
     """What is used of TensorRT's `Refitter(engine, logger)`; the same in tensorrt and tensorrt_rtx."""
 
+    def get_weights_prototype(self, weights_name: str) -> Any: ...
     def set_named_weights(self, name: str, weights: Any) -> bool: ...
     def get_missing_weights(self) -> list[str]: ...
     def refit_cuda_engine(self) -> bool: ...
 
 
-def supply(refitter: Refitter, values: Iterable[tuple[str, Tensor]], wrap: Callable[[Tensor], Any]) -> None:
-    """Puts values into an engine by its weights' names, in the types that it was built with; all that it lacks.
+class Supply:
+    """Puts weights into a TensorRT engine in which nothing runs, under the names that the network's module has.
 
-    `wrap` makes TensorRT's Weights of a tensor. EngineError where the engine does not take one of them, lacks some, or
-    cannot be refitted: it is then in no known state, and must not run. Nothing may run in it meanwhile.
+    `state` is all of the module's. An engine without weights asks for each of them; one that has merged some weights
+    asks for the others of those that are `changed`. `library` is the module, tensorrt or tensorrt_rtx.
     """
-    held = []  # TensorRT reads them when it refits
-    for name, value in values:
-        held.append(value)
-        if not refitter.set_named_weights(name, wrap(value)):
-            kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-            raise EngineError(f"the TensorRT engine does not take weight {name} as {kind}: build it anew")
-    if missing := refitter.get_missing_weights():
-        raise EngineError(f"the TensorRT engine lacks {len(missing)} weights ({missing[0]}, ...): build it anew")
-    if not refitter.refit_cuda_engine():
-        raise EngineError("TensorRT could not put the new weights into its engine: its log says why")
-    held.clear()
 
+    def __init__(self, library: Any, state: Mapping[str, Tensor]) -> None:
+        self._library, self._state = library, state
+        kinds = library.DataType
+        self._types = {kinds.FLOAT: torch.float32, kinds.HALF: torch.float16, kinds.BF16: torch.bfloat16}
 
-def weights_of(tensorrt: Any) -> Callable[[Tensor], Any]:
-    """`wrap` for `supply`; `tensorrt` is the module, tensorrt or tensorrt_rtx. Tensors are on the CPU."""
-    kinds = {torch.float32: tensorrt.DataType.FLOAT, torch.float16: tensorrt.DataType.HALF,
-             torch.bfloat16: tensorrt.DataType.BF16}  # fmt: skip
-    return lambda value: tensorrt.Weights(kinds[value.dtype], value.data_ptr(), value.numel())
+    def __call__(self, refitter: Refitter, changed: Mapping[str, Tensor]) -> None:
+        """EngineError where the engine does not take one of them, lacks some, or cannot be refitted: it is then in no
+        known state, and must not run."""
+        held: dict[str, Tensor] = {}  # TensorRT reads them when it refits
+        for name, value in changed.items():
+            held[name] = self._put(refitter, name, value)
+        while missing := refitter.get_missing_weights():
+            lost = [name for name in missing if name in held or name not in self._state]
+            if lost:
+                raise EngineError(f"the engine wants weights that the network has not ({lost[0]}, ...): build it anew")
+            for name in missing:
+                held[name] = self._put(refitter, name, self._state[name])
+        if held and not refitter.refit_cuda_engine():
+            raise EngineError("TensorRT could not put the weights into its engine; its log says why")
+
+    def _put(self, refitter: Refitter, name: str, value: Tensor) -> Tensor:
+        kind = refitter.get_weights_prototype(name).dtype
+        ready = value.detach().to("cpu", self._types.get(kind)).contiguous()
+        weights = self._library.Weights(kind, ready.data_ptr(), ready.numel())
+        if kind not in self._types or not refitter.set_named_weights(name, weights):
+            raise EngineError(f"the engine has no weight {name} of {ready.numel()} numbers: build it anew")
+        return ready

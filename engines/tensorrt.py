@@ -22,7 +22,7 @@ from torch import Tensor
 from engines import Choice
 from engines.card import Card, CardEngine, CudaCard, Shapes, Station
 from engines.errors import EngineError
-from engines.refit import Swap
+from engines.refit import Supply, Swap, checked
 from engines.spec import Network, Port, Precision
 
 DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "UINT8": torch.uint8,
@@ -121,15 +121,46 @@ class TensorRTEngine(CardEngine):
         self.precision: Precision = choice.precision
         self._library = library
         self._told = listener(library)
-        self._engine = self._read(plan)
+        self._plan = plan
+        self._state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
+        self._changed: Mapping[str, Tensor] = {}
+        self._scratch: Tensor | None = None
+        self._runtime = self._must("start", library.Runtime, self._told)
+        self._engine = self._whole({})
         self._check_ports(plan)
         self._profiles = [self._limits(i) for i in range(self._engine.num_optimization_profiles)]
-        self._scratch: Tensor | None = None
+        self._adopted()
 
-    def refit(self, weights: Mapping[str, Tensor]) -> Swap:  # noqa: ARG002 (an engine's signature)
-        """Never: the weights are built into the engine."""
-        told = f"the weights of the {self._name} are built into its {self.backend} engine"
-        raise EngineError(f"{told}: start again with these LoRAs, or use --engine torch")
+    def refit(self, weights: Mapping[str, Tensor]) -> Swap:
+        """A second engine of the same file gets them, and takes the place of the one that runs meanwhile. EngineError
+        where the engine was built with its weights in it."""
+        if not self._state:
+            told = f"the weights of the {self._name} are built into its {self.backend} engine"
+            raise EngineError(f"{told}: start again with these LoRAs, or use --engine torch")
+        checked(weights, {name: tuple(value.shape) for name, value in self._state.items()}, self._name)
+        changed = {**self._changed, **weights}
+        engine = self._whole(changed)
+
+        def swap() -> None:
+            with self._lock:
+                self._drop_all()
+                self._engine, self._changed = engine, changed
+                self._adopted()
+
+        return swap
+
+    def _whole(self, changed: Mapping[str, Tensor]) -> Any:
+        """The engine of the file, with the network's weights where it has none, and with those that were changed."""
+        engine = self._read(self._plan)
+        if not engine.refittable:
+            self._state = {}  # nobody needs them any more
+            return engine
+        refitter = self._must("exchange weights", self._library.Refitter, engine, self._told)
+        Supply(self._library, self._state)(refitter, changed)
+        return engine
+
+    def _adopted(self) -> None:
+        """The engine is another one now."""
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -138,7 +169,6 @@ class TensorRTEngine(CardEngine):
             data = plan.read_bytes()
         except OSError as error:
             raise EngineError(f"the {self._name}'s engine {plan} cannot be read: {error.strerror}") from error
-        self._runtime = self._must("start", self._library.Runtime, self._told)
         return self._must(f"read the {self._name}'s engine {plan}", self._runtime.deserialize_cuda_engine, data)
 
     def _check_ports(self, plan: Path) -> None:
@@ -242,8 +272,11 @@ class RtxEngine(TensorRTEngine):
 
     def __init__(self, network: Network, choice: Choice, plan: Path, library: Any, card: Card,
                  kernels: Path | None = None) -> None:  # fmt: skip
-        super().__init__(network, choice, plan, library, card)
         self._kept = kernels
+        super().__init__(network, choice, plan, library, card)
+
+    def _adopted(self) -> None:
+        library, kernels = self._library, self._kept
         self._config = self._must("be configured", self._engine.create_runtime_config)
         self._config.set_execution_context_allocation_strategy(library.ExecutionContextAllocationStrategy.USER_MANAGED)
         self._config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

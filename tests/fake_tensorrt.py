@@ -3,15 +3,18 @@ undefined. It fails where memory was freed, a graph is older than its context, a
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -223,6 +226,11 @@ class FakeEngine:
     def __init__(self, library: FakeLibrary, plan: dict[str, Any]) -> None:
         self.library = library
         self.network = library.networks[plan["network"]]
+        self.refittable = plan["stripped"]
+        if self.refittable:  # weights of its own, and none that are any good
+            self.network = replace(self.network, module=deepcopy(self.network.module))
+            for weight in self.network.module.parameters():
+                weight.data.fill_(float("nan"))
         self.outputs = (self.network.output, *getattr(self.network, "more", ()))
         self._plan = plan
         self.num_optimization_profiles = len(plan["profiles"])
@@ -251,6 +259,43 @@ class FakeEngine:
         return FakeContext(self)
 
 
+class FakeRefitter:
+    """Types and sizes are checked, and nothing holds before the refit, which reads the memory that it was given. A
+    weight without its twin of `library.merged` is not enough."""
+
+    def __init__(self, library: FakeLibrary, engine: FakeEngine) -> None:
+        self._library = library
+        self.held = dict(engine.network.module.named_parameters())
+        self._set: dict[str, SimpleNamespace] = {}
+
+    def get_weights_prototype(self, weights_name: str) -> SimpleNamespace:
+        if weights_name not in self.held:
+            return SimpleNamespace(dtype=self._library.kind, size=-1)
+        return SimpleNamespace(dtype=self._library.kind, size=self.held[weights_name].numel())
+
+    def set_named_weights(self, name: str, weights: SimpleNamespace) -> bool:
+        wanted = self.get_weights_prototype(name)
+        if (weights.dtype, weights.size) != (wanted.dtype, wanted.size):
+            return False
+        self._set[name] = weights
+        return True
+
+    def get_missing_weights(self) -> list[str]:
+        lacking = {n for n, w in self.held.items() if bool(w.isnan().any())}
+        lacking |= {twin for name, twin in self._library.merged.items() if name in self._set}
+        return sorted(lacking - {*self._set})
+
+    def refit_cuda_engine(self) -> bool:
+        if self._library.fails:
+            return self._library.refuse(self._library.fails)
+        dtype = {Type.FLOAT: torch.float32, Type.HALF: torch.float16, Type.BF16: torch.bfloat16}[self._library.kind]
+        for name, weights in self._set.items():
+            raw = (ctypes.c_byte * (weights.size * dtype.itemsize)).from_address(weights.place)
+            self.held[name].data.copy_(torch.frombuffer(bytearray(raw), dtype=dtype).reshape(self.held[name].shape))
+        self._set.clear()
+        return True
+
+
 class FakeRuntime:
     def __init__(self, library: FakeLibrary, logger: Any) -> None:
         self._library = library
@@ -264,7 +309,7 @@ class FakeRuntime:
             return None
 
 
-Type = Enum("Type", [*TYPES.values(), "BF16", "INT32", "FP8"])
+Type: Any = Enum("Type", [*TYPES.values(), "BF16", "INT32", "FP8"])
 Allocation = Enum("Allocation", ["STATIC", "USER_MANAGED"])
 Strategy = Enum("Strategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
 Specialization = Enum("Specialization", ["LAZY", "EAGER", "NONE"])
@@ -281,6 +326,9 @@ class FakeLibrary:
     delay_s: float = 0.0  # of every launch
     runs: int = 0
     logger: Any = None
+    kind: Any = Type.FLOAT  # of all weights
+    merged: dict[str, str] = field(default_factory=dict)
+    DataType = Type
     __name__: str = "fake_tensorrt"
     ExecutionContextAllocationStrategy = Allocation
     CudaGraphStrategy = Strategy
@@ -292,21 +340,31 @@ class FakeLibrary:
     def Runtime(self, logger: Any) -> FakeRuntime:
         return FakeRuntime(self, logger)
 
+    def Refitter(self, engine: FakeEngine, logger: Any) -> FakeRefitter:
+        assert logger is self.logger
+        return FakeRefitter(self, engine)
+
+    @staticmethod
+    def Weights(kind: Any, place: int, count: int) -> SimpleNamespace:
+        return SimpleNamespace(dtype=kind, place=place, size=count)
+
     def refuse(self, why: str) -> bool:
         self.logger.log(Severity.INFO, "nothing of importance")
         self.logger.log(Severity.ERROR, why)
         return False
 
     def plan(
-        self, path: Path, network: Network, *profiles: dict[str, tuple[int, int, int]], half: bool = False
-    ) -> Path:
-        """A built engine of `network`, as a file."""
+        self, path: Path, network: Network, *profiles: dict[str, tuple[int, int, int]], half: bool = False,
+        stripped: bool = False,
+    ) -> Path:  # fmt: skip
+        """A built engine of `network`, as a file; `stripped`: without its weights."""
         ports = [*network.inputs, network.output, *getattr(network, "more", ())]
         types = {
             p.name: "HALF" if half and p.dtype.is_floating_point and not p.exact else TYPES[p.dtype] for p in ports
         }
         self.networks[str(path)] = network
-        told = {"network": str(path), "profiles": profiles, "types": types, "names": [p.name for p in ports]}
+        told = {"network": str(path), "profiles": profiles, "types": types, "names": [p.name for p in ports],
+                "stripped": stripped}  # fmt: skip
         path.write_text(json.dumps(told))
         return path
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from fake_tensorrt import FakeCard, FakeEngine, FakeLibrary, FakeRefitter, Type
 from test_engines import error, inputs, small
 from torch import Tensor
 
 from engines import Choice, EngineError, Network, engine_of
-from engines.refit import Home, Homes, homes, supply, weights_of
+from engines.refit import Home, Homes, Supply, homes
 
 NEAR = 1e-5  # of the largest value: rounding of two ways to compute the same in float32
 BACKENDS = ("torch", "openvino")
@@ -178,57 +178,46 @@ def test_homes_are_written_and_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- TensorRT
 
 
-class FakeRefitter:
-    """TensorRT's, as its documentation has it: types and sizes are checked, and nothing holds before the refit."""
-
-    def __init__(self, wanted: Mapping[str, Tensor], lacks: set[str] | None = None, works: bool = True) -> None:
-        self.engine = dict(wanted)
-        self._lacks, self._works = set(lacks or ()), works
-        self._set: dict[str, SimpleNamespace] = {}
-
-    def set_named_weights(self, name: str, weights: SimpleNamespace) -> bool:
-        old = self.engine.get(name)
-        if old is None or (weights.kind, weights.count) != (KINDS[old.dtype], old.numel()):
-            return False
-        self._set[name] = weights
-        self._lacks.discard(name)
-        return True
-
-    def get_missing_weights(self) -> list[str]:
-        return sorted(self._lacks)
-
-    def refit_cuda_engine(self) -> bool:
-        for name, weights in self._set.items():
-            old = self.engine[name]
-            raw = (np.ctypeslib.ctypes.c_byte * (weights.count * old.element_size())).from_address(weights.place)
-            self.engine[name] = torch.frombuffer(bytearray(raw), dtype=old.dtype).reshape(old.shape)
-        self._set.clear()  # what was set is nobody's concern any more, and may be gone
-        return self._works
+def refitter(library: FakeLibrary, folder: Path, network: Network) -> FakeRefitter:
+    library.plan(folder / "plan", network, stripped=True)
+    plan = json.loads((folder / "plan").read_text())
+    return FakeRefitter(library, FakeEngine(library, plan))
 
 
-LIBRARY = SimpleNamespace(
-    DataType=SimpleNamespace(FLOAT="float", HALF="half", BF16="bf16"),
-    Weights=lambda kind, place, count: SimpleNamespace(kind=kind, place=place, count=count),
-)
-KINDS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bf16"}
+def test_what_a_refitter_refuses_lacks_or_cannot_do_is_told(tmp_path: Path) -> None:
+    library, network = FakeLibrary(FakeCard()), small()
+    state = dict(network.module.named_parameters())
+    weight = {"first.weight": state["first.weight"]}
+    with pytest.raises(EngineError, match=r"the engine has no weight first.weight of 5 numbers: build it anew"):
+        Supply(library, state)(refitter(library, tmp_path, network), {"first.weight": torch.zeros(5)})
+    with pytest.raises(EngineError, match=r"the engine has no weight strange of 5 numbers"):
+        Supply(library, state)(refitter(library, tmp_path, network), {"strange": torch.zeros(5)})
+    with pytest.raises(EngineError, match=r"the engine wants weights that the network has not \(first.bias, ...\)"):
+        Supply(library, weight)(refitter(library, tmp_path, network), weight)
+    library.kind = Type.FP8
+    with pytest.raises(EngineError, match=r"the engine has no weight first.weight"):
+        Supply(library, state)(refitter(library, tmp_path, network), weight)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_stripped_engine_gets_every_weight_and_then_some_anew(dtype: torch.dtype) -> None:
-    weights = {"w": SQUARE.to(dtype), "b": BIAS.to(dtype)}
-    refitter = FakeRefitter({n: torch.zeros_like(v) for n, v in weights.items()}, lacks=set(weights))
-    supply(refitter, weights.items(), weights_of(LIBRARY))
-    assert all(torch.equal(refitter.engine[n], v) for n, v in weights.items())
-    supply(refitter, (("w", (SQUARE * k).to(dtype)) for k in (2,)), weights_of(LIBRARY))
-    assert torch.equal(refitter.engine["w"], (SQUARE * 2).to(dtype))
-    assert torch.equal(refitter.engine["b"], weights["b"])
+def test_an_engine_that_lacks_nothing_is_not_touched(tmp_path: Path) -> None:
+    library, network = FakeLibrary(FakeCard()), small()
+    whole = refitter(library, tmp_path, network)
+    Supply(library, dict(network.module.named_parameters()))(whole, {})
+    library.fails = "it must not be asked"
+    Supply(library, {})(whole, {})
+    assert all(torch.equal(whole.held[n], p) for n, p in network.module.named_parameters())
 
 
-def test_what_a_refitter_refuses_lacks_or_cannot_do_is_told() -> None:
-    wrap, zeros = weights_of(LIBRARY), {"w": torch.zeros(3)}
-    with pytest.raises(EngineError, match=r"does not take weight w as float16 \(3,\): build it anew"):
-        supply(FakeRefitter(zeros), [("w", torch.zeros(3).half())], wrap)
-    with pytest.raises(EngineError, match=r"lacks 1 weights \(b, ...\)"):
-        supply(FakeRefitter(zeros, lacks={"b"}), [("w", torch.zeros(3))], wrap)
-    with pytest.raises(EngineError, match="could not put the new weights"):
-        supply(FakeRefitter(zeros, works=False), [("w", torch.zeros(3))], wrap)
+@pytest.mark.parametrize(("kind", "dtype"), [("FLOAT", torch.float32), ("HALF", torch.float16)])
+def test_the_real_library_takes_weights_as_they_lie_in_memory(kind: str, dtype: torch.dtype) -> None:
+    """As far as it goes without a card; `tests/gpu` has the rest."""
+    real = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    supply = Supply(real, {})
+    got: list[torch.Tensor] = []
+    fake = SimpleNamespace(
+        get_weights_prototype=lambda _name: real.Weights(getattr(real.DataType, kind)),
+        set_named_weights=lambda _name, weights: got.append(torch.from_numpy(weights.numpy().copy())) or True,
+    )
+    kept = supply._put(fake, "w", SQUARE.T)
+    assert kept.dtype == got[0].dtype == dtype
+    assert torch.equal(got[0].reshape(3, 3), SQUARE.T.to(dtype))

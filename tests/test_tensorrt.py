@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_tensorrt import FakeCard, FakeLibrary, IllegalAddress, Severity, Specialization, Strategy, in_threads
+from fake_tensorrt import FakeCard, FakeLibrary, IllegalAddress, Severity, Specialization, Strategy, Type, in_threads
 from test_engines import F32, error, inputs, small, wanted
 from torch import Tensor
 
@@ -28,11 +28,13 @@ PROFILE = {"rows": (1, 1, 4), "h": (4, 8, 16), "w": (4, 8, 16)}
 class Bench:
     """An engine of the small network on a fake card."""
 
-    def __init__(self, folder: Path, *profiles: dict[str, tuple[int, int, int]], half: bool = False) -> None:
+    def __init__(self, folder: Path, *profiles: dict[str, tuple[int, int, int]], half: bool = False,
+                 stripped: bool = False) -> None:  # fmt: skip
         self.card = FakeCard()
         self.library = FakeLibrary(self.card)
         self.network = small()
-        self.plan = self.library.plan(folder / "engine.plan", self.network, *(profiles or (PROFILE,)), half=half)
+        named = {"half": half, "stripped": stripped}
+        self.plan = self.library.plan(folder / "engine.plan", self.network, *(profiles or (PROFILE,)), **named)
         self.engine = TensorRTEngine(self.network, CHOICE, self.plan, self.library, self.card)
 
     def agrees(self, rows: int, h: int = 8, w: int = 12, most: float = F32) -> None:
@@ -374,7 +376,78 @@ def test_weights_that_are_built_in_are_not_exchanged(bench: Bench) -> None:
     bench.agrees(1)
 
 
+@pytest.mark.parametrize("kind", ["FLOAT", "HALF", "BF16"])
+def test_an_engine_without_weights_gets_them_when_it_is_read(tmp_path: Path, kind: str) -> None:
+    bench = Bench(tmp_path, stripped=True)
+    bench.library.kind = Type[kind]
+    bench.engine = TensorRTEngine(bench.network, CHOICE, bench.plan, bench.library, bench.card)
+    bench.agrees(2, most={"FLOAT": F32, "HALF": 5e-3, "BF16": 6e-2}[kind])
+
+
+def test_one_engine_serves_every_checkpoint_and_changes_beside_what_runs(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stripped=True)
+    bench.agrees(2)
+    before, first = bench.engine(*inputs(2)), bench.network
+    for seed in (5, 6):
+        bench.network = small(seed)
+        swap = bench.engine.refit(dict(bench.network.module.named_parameters()))
+        assert torch.equal(bench.engine(*inputs(2)), before)
+        swap()
+        bench.agrees(2)
+        bench.agrees(4)
+        before = bench.engine(*inputs(2))
+    bench.engine.refit(dict(first.module.named_parameters()))()
+    bench.network = first
+    bench.agrees(2)
+
+
+def test_changes_of_parts_add_up_and_merged_weights_come_along(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stripped=True)
+    bench.library.merged = {"first.weight": "first.bias"}
+    other = small(5).module
+    bench.engine.refit({"first.weight": other.get_parameter("first.weight")})()
+    bench.engine.refit({"text.weight": other.get_parameter("text.weight")})()
+    with torch.no_grad():
+        bench.network = small()
+        for name in ("first.weight", "text.weight"):
+            bench.network.module.get_parameter(name).copy_(other.get_parameter(name))
+    bench.agrees(2)
+
+
+def test_a_change_that_fails_leaves_what_runs_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stripped=True)
+    good = torch.zeros(8, 4, 3, 3)
+    for weights, why in (({"first.strange": good}, "no weight first.strange that can be changed"),
+                         ({"first.weight": good[:4]}, r"has shape \(4, 4, 3, 3\), expected")):  # fmt: skip
+        with pytest.raises(EngineError, match=why):
+            bench.engine.refit(weights)
+    bench.library.fails = "out of memory"
+    with pytest.raises(EngineError, match="TensorRT could not put the weights into its engine"):
+        bench.engine.refit({"first.weight": good})
+    bench.library.fails = ""
+    bench.agrees(2)
+
+
+def test_captured_engines_are_captured_anew_with_other_weights(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stripped=True)
+    bench.agrees(2)
+    captured = bench.card.captured
+    bench.engine.refit({"first.weight": bench.network.module.get_parameter("first.weight")})()
+    bench.agrees(2)
+    assert bench.card.captured == captured + 1
+
+
 # ------------------------------------------------------------------------------------------------- TensorRT-RTX
+
+
+def test_rtx_takes_other_weights_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, stripped=True)
+    engine = bench.engine = rtx_engine(bench, None)
+    bench.agrees(2)
+    bench.network = small(5)
+    engine.refit(dict(bench.network.module.named_parameters()))()
+    bench.agrees(2)
+    assert [c.cuda_graph_strategy for c in engine._engine.contexts] == [Strategy.WHOLE_GRAPH_CAPTURE]
 
 
 def rtx_engine(bench: Bench, kernels: Path | None) -> RtxEngine:
@@ -576,13 +649,14 @@ def test_the_fake_has_no_call_that_the_real_one_has_not() -> None:
         fake.FakeContext: real.IExecutionContext,
         fake.FakeConfig: real.IRuntimeConfig,
         fake.FakeRuntimeCache: real.IRuntimeCache,
+        fake.FakeRefitter: real.Refitter,
         fake.Type: real.DataType,
         fake.Allocation: real.ExecutionContextAllocationStrategy,
         Severity: real.ILogger.Severity,
         Strategy: real.CudaGraphStrategy,
         Specialization: real.DynamicShapesKernelSpecializationStrategy,
     }
-    own = {"needed", "library", "cache", "allocation", "value"}  # of the fake alone
+    own = {"needed", "library", "cache", "allocation", "value", "held"}  # of the fake alone
     for ours, theirs in pairs.items():
         names = {n for n in vars(ours) if not n.startswith("_")} - own
         assert names
