@@ -417,6 +417,97 @@ def bench(
     import_module("tools.bench").main(spec, engine, device, precision, quick, json_file)
 
 
+# ------------------------------------------------------------------------------------------------- engines
+
+shelf = typer.Typer(
+    cls=Group, no_args_is_help=True, help="TensorRT engines: built ahead of time, listed, checked, cleared."
+)
+app.add_typer(shelf, name="engines")
+
+
+@shelf.command("list")
+def engines_list() -> None:
+    """Lists the engines that are kept, the last used one first."""
+    from rich.table import Table
+
+    from engines.cache import default_folder
+    from stream.shelf import HEAD, kept, row
+
+    table = Table(*HEAD, box=None, padding=(0, 2, 0, 0))
+    for entry in (entries := kept(default_folder())):
+        table.add_row(*row(entry))
+    shown().print(table if entries else "no engines yet: livebrush engines build MODEL")
+
+
+@shelf.command("build")
+def engines_build(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A preset (see livebrush models), a folder, a "
+                                         ".safetensors file, or a hub id.")],
+    sm: Annotated[list[int] | None, typer.Option(metavar="89", help="A card to build for, by compute capability: 89 is "
+                                                 "RTX 40, 120 is RTX 50; may be given again (default: the card "
+                                                 "here).")] = None,
+    backend: Annotated[str, typer.Option(metavar="tensorrt-rtx|tensorrt", help="tensorrt-rtx builds for RTX cards on "
+                                         "any machine, tensorrt only for the card that is there.")] = "tensorrt-rtx",
+    precision: Annotated[str, typer.Option(metavar="f16|bf16|f32", help="The numbers they use.")] = "f16",
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="The size at which they are fastest (default: the "
+                                             "model's). They take 256 to 1024 a side, and this one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=8, help="Denoising steps in flight (default: the "
+                                              "model's).")] = None,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="Streams at once, that go through in one call.")] = 4,
+    vae: Annotated[str | None, typer.Option(metavar="PATH", help="Another autoencoder: a folder or hub id.")] = None,
+    loras: Annotated[list[str] | None, typer.Option("--lora", metavar="PATH:0.8", help="A LoRA and its strength; may "
+                                                    "be given again.")] = None,
+    fp8: Annotated[bool, typer.Option("--fp8", help="8-bit matrices in the denoiser, where nvidia-modelopt is "
+                                      "installed.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Leave the weights out: one engine for every checkpoint and "
+                                        "LoRA. On the machine with the card.")] = False,
+) -> None:  # fmt: skip
+    """Builds everything that MODEL needs, on any machine; copy the cache folder to the one with the card."""
+    from engines.cache import default_folder
+    from stream.ahead import Order, build_model
+    from stream.terminal import building
+
+    order = Order(backend, tuple(sm or ()), precision, streams, fp8, refit)  # type: ignore[arg-type]
+    spec = wanted(model, vae, loras or [], {} if steps is None else {"steps": steps}, size)
+    with building(told()) as tell:
+        for made in build_model(spec, order, default_folder(), tell):
+            typer.echo(made.told())
+
+
+@shelf.command("verify")
+def engines_verify() -> None:
+    """Reads every file that is kept, and names what cannot be used. Exit code 2 where something is damaged."""
+    from engines.cache import default_folder
+    from stream.shelf import kept, unfit
+
+    found = list(unfit(default_folder()))
+    for item in found:
+        typer.echo(f"{item.place.name}: {item.why}")
+    sound = len(kept(default_folder())) - sum(not x.damaged for x in found)
+    typer.echo(
+        f"{len(found)} cannot be used (livebrush engines gc removes them)" if found else f"{sound} engines, all whole"
+    )
+    if any(x.damaged for x in found):
+        raise typer.Exit(WRONG)
+
+
+@shelf.command("gc")
+def engines_gc(
+    days: Annotated[float | None, typer.Option(min=0, help="Also what was not used for so many days.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every engine.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Removes what cannot be used: damaged, of another version, or left by a build that was killed."""
+    from engines.cache import default_folder
+    from stream.shelf import remove, unfit
+
+    found = list(unfit(default_folder(), days, everything=everything))
+    for item in found:
+        typer.echo(f"{item.place.name}: {item.why}")
+    freed = sum(x.size for x in found) if dry else remove(default_folder(), found)
+    typer.echo(f"{freed / 1e6:.1f} MB {'would be' if dry else 'are'} free")
+
+
 def version(asked: bool) -> None:
     if asked:
         from importlib.metadata import PackageNotFoundError, version

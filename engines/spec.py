@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -27,9 +27,10 @@ class Port:
 class Network:
     """A torch module with the ports of its `forward`, in order.
 
-    `sizes` holds a small legal value for every named axis (to trace with); `module` is in evaluation mode, in float32
-    on the CPU, and takes and gives exactly the ports' types. `ranges` are what int8 needs, where they were measured.
-    With `more`, the module gives a tuple: `output`, then those.
+    `sizes` holds a small legal value for every named axis (to trace with), `spans` its least, usual and most value for
+    engines that are built for a range; `module` is in evaluation mode, in float32 on the CPU, and takes and gives
+    exactly the ports' types. `ranges` are what int8 needs, where they were measured. With `more`, the module gives a
+    tuple: `output`, then those.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Network:
     sizes: dict[str, int]
     ranges: Ranges | None = None
     more: tuple[Port, ...] = ()
+    spans: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def example(self) -> tuple[Tensor, ...]:
         """Zeros of every input at `sizes`."""

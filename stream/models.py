@@ -24,6 +24,7 @@ from stream.networks import TIME_IDS
 from stream.prompt import Prompter, Text
 from stream.quiet import quiet
 from stream.schedule import SPACING, NoiseCurve
+from stream.spans import ranged
 from stream.text import TextEncoder, encoders_of
 from stream.weights import read_pipeline
 
@@ -122,7 +123,7 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     parts = [replace(n, ranges=measured.get(n.name)) for n in networks_of(pipeline, spec)]
     vae, unet = pipeline.vae, pipeline.unet
     factor = networks.factor_of(vae)
-    codec = _codec_choice(pipeline, choice)
+    codec = codec_choice(pipeline, choice)
     multiple = factor * networks.halvings_of(unet)
     width, height = (max(s // multiple, 1) * multiple for s in (spec.settings.width, spec.settings.height))
     found = fallback.running(
@@ -142,7 +143,7 @@ def sizes_of(width: int, height: int, factor: int) -> dict[str, int]:
     return {"rows": 1, "H": height, "W": width, "h": height // factor, "w": width // factor}
 
 
-def _codec_choice(pipeline: Any, choice: Choice) -> Choice:
+def codec_choice(pipeline: Any, choice: Choice) -> Choice:
     """SDXL's own VAE overflows in f16, and says so; other models' say so by default, and do not."""
     overflows = len(encoders_of(pipeline)) > 1 and getattr(pipeline.vae.config, "force_upcast", False)
     if choice.precision != "f16" or not overflows:
@@ -171,9 +172,11 @@ def networks_of(pipeline: Any, spec: ModelSpec) -> list[Network]:
     _check_fit(vae, unet, spec)
     pooled = int(pipeline.text_encoder_2.config.projection_dim) if len(encoders_of(pipeline)) > 1 else None
     _check_text(pipeline, unet, pooled, spec)
-    multiple = networks.factor_of(vae) * networks.halvings_of(unet)
+    factor = networks.factor_of(vae)
+    multiple = factor * networks.halvings_of(unet)
     tokens = int(pipeline.tokenizer.model_max_length)
-    return [networks.encoder(vae, multiple), networks.denoiser(unet, tokens, pooled), networks.decoder(vae, multiple)]
+    parts = [networks.encoder(vae, multiple), networks.denoiser(unet, tokens, pooled), networks.decoder(vae, multiple)]
+    return ranged(parts, spec.settings, factor)
 
 
 def _check_fit(vae: Any, unet: Any, spec: ModelSpec) -> None:

@@ -10,7 +10,7 @@ from threading import Event
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 EVERY_S = 2.0  # between two lines where there is no terminal
 Clock = Callable[[], float]
@@ -48,6 +48,37 @@ def _lines(console: Console, total: int | None, clock: Clock) -> Callable[[int],
         last, said, fps = now, done, done / max(now - began, 1e-6)
         left = f" of {total}, {time_left(total - done, fps)} left" if total else ""
         console.print(f"painted {done}{left}, {fps:.1f} fps", highlight=False, soft_wrap=True)
+
+    return tell
+
+
+@contextmanager
+def building(console: Console, clock: Clock = time.monotonic) -> Iterator[Callable[[str, float], None]]:
+    """A callable to tell what is being built and how far it is, 0 to 1: a bar on a terminal, else lines."""
+    if not console.is_terminal:
+        yield _phases(console, clock)
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda what, far: bar.update(task, description=what, completed=far)
+
+
+def _phases(console: Console, clock: Clock) -> Callable[[str, float], None]:
+    said, last = "", -EVERY_S
+
+    def tell(what: str, far: float) -> None:
+        nonlocal said, last
+        now, name = clock(), what.partition(":")[0]
+        if name == said and now - last < EVERY_S:
+            return
+        said, last = name, now
+        console.print(f"{far:4.0%} {what}", highlight=False, soft_wrap=True)
 
     return tell
 

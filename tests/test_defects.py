@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import engines
 from engines import Choice, Network, Port
-from engines.cache import Cache, network_key
+from engines.cache import LOCK, Cache, network_key
 from stream.denoise import Entry, Steering, StreamBatch
 from stream.errors import SettingsError
 from stream.frame import Frame
@@ -250,7 +250,7 @@ def test_4_what_is_cached_is_made_once_and_again_when_damaged(tmp_path: Path) ->
     (tmp_path / "key" / "graph").write_bytes(b"bad!")
     assert (cache.fetch("key", make) / "graph").read_bytes() == b"good"
     assert len(made) == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["key", "key.damaged"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [LOCK, "key", "key.damaged"]
 
 
 def test_4_nothing_half_made_stays_in_the_cache(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_4_nothing_half_made_stays_in_the_cache(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="pulled the plug"):
         Cache(tmp_path).fetch("key", make)
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [LOCK]
 
 
 # 5 and 6 ---------------------------------------------------------------------------------------------------------

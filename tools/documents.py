@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from stream.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = ("run", "serve", "models", "doctor", "bench")
+COMMANDS = ("run", "serve", "models", "doctor", "bench", *(f"engines {c}" for c in ("build", "list", "verify", "gc")))
 WIDTH = 100
 
 
@@ -48,7 +48,7 @@ def command_line() -> str:
     os.environ["COLUMNS"] = str(WIDTH)
     parts = []
     for command in COMMANDS:
-        result = CliRunner().invoke(app, [command, "--help"], prog_name="livebrush", terminal_width=WIDTH)
+        result = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="livebrush", terminal_width=WIDTH)
         text = re.sub(r"[ \t]+$", "", result.output, flags=re.MULTILINE).strip()
         parts.append(f"## livebrush {command}\n\n```text\n{text}\n```\n")
     return "# The command line\n\nMade by `python -m tools.documents`.\n\n" + "\n".join(parts)
