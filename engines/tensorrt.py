@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from engines import Choice
+from engines.build import Profiles, Wish, ready
+from engines.cache import default_folder
 from engines.card import Card, CardEngine, CudaCard, Shapes, Station
 from engines.errors import EngineError
 from engines.refit import Supply, Swap, checked
@@ -87,12 +89,9 @@ rtx = TensorRT("tensorrt-rtx", "tensorrt_rtx", "rtx", lambda sm: sm == (7, 5) or
 
 def made(network: Network, choice: Choice, capability: Capability, cache: Path | None) -> Path:
     """The built engine's file for a card of this kind: from the cache, or exported and built into it."""
-    from engines.cache import default_folder
-
-    building: Any = import_module("engines.build")
     compute = (10 * capability[0] + capability[1],)
-    wish = building.Wish(choice.backend, choice.precision, building.Profiles(getattr(network, "spans", {})), compute)
-    return Path(building.ready(network, wish, cache or default_folder()))
+    wish = Wish(choice.backend, choice.precision, Profiles(network.spans), compute)
+    return ready(network, wish, cache or default_folder())
 
 
 def no_card() -> str:
