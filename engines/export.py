@@ -105,7 +105,11 @@ def traced(network: Network, precision: Precision) -> onnx.ModelProto:
 
 
 def _settle(graph: onnx.GraphProto, network: Network) -> None:
-    """Declares the ports as they are described; EngineError where the graph's are others."""
+    """Declares the ports as they are described and drops unused weights; EngineError where the graph's are others."""
+    inputs, weights = list(graph.input)[: len(network.inputs)], list(graph.input)[len(network.inputs) :]
+    used = {name for node in graph.node for name in node.input}
+    del graph.input[:]
+    graph.input.extend([*inputs, *(w for w in weights if w.name in used)])
     inputs = list(graph.input)[: len(network.inputs)]
     for values, ports in ((inputs, network.inputs), (graph.output, (network.output, *network.more))):
         got, expected = [v.name for v in values], [p.name for p in ports]

@@ -164,10 +164,11 @@ def denoiser(unet: Any, tokens: int, pooled: int | None) -> Network:
 def text_encoders(pipeline: Any) -> list[Network]:
     """A pipeline's text encoders, described for engines under their names in it."""
     names = encoders_of(pipeline)
-    return [_text_encoder(n, getattr(pipeline, n), len(names) > 1) for n in names]
+    return [text_encoder(n, getattr(pipeline, n), len(names) > 1) for n in names]
 
 
-def _text_encoder(name: str, encoder: Any, penultimate: bool) -> Network:
+def text_encoder(name: str, encoder: Any, penultimate: bool) -> Network:
+    """One text encoder, described for engines; `penultimate` as `TextNet`."""
     config, module = encoder.config, TextNet(encoder, penultimate)
     length = int(config.max_position_embeddings)
     ids = Port("ids", ("rows", length), torch.int64)
