@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -56,17 +56,22 @@ class Exported:
     seconds: float
 
 
-def export(network: Network, place: Path, precision: Precision) -> Exported:
+def export(
+    network: Network, place: Path, precision: Precision, weights: Mapping[str, Tensor] | None = None
+) -> Exported:
     """Writes `network` into the folder `place`; its module stays as it is, whatever its precision or device.
 
-    One at a time in a process. EngineError where torch cannot export it or the result is no valid ONNX; OSError where
+    `weights` are looked up one by one, by the names of the module's parameters, where they are not the module's own:
+    that may then be on the meta device, and only a few hundred megabytes are needed for a network of any size. One at a
+    time in a process. EngineError where torch cannot export it or the result is no valid ONNX; OSError where
     the disk is full.
     """
     began, held = time.perf_counter(), _memory("VmRSS")
     _forget_peak()
     model = traced(network, precision)
     structure = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    weights = _attach(model, dict(network.module.named_parameters()), DTYPES[precision], place / DATA)
+    given = dict(network.module.named_parameters()) if weights is None else weights
+    written = _attach(model, given, DTYPES[precision], place / DATA)
     file = place / GRAPH
     file.write_bytes(model.SerializeToString(deterministic=True))
     try:
@@ -75,7 +80,7 @@ def export(network: Network, place: Path, precision: Precision) -> Exported:
         raise EngineError(f"the {network.name} in {precision} is no valid ONNX: {error}\nuse --engine torch") from error
     size = file.stat().st_size + (place / DATA).stat().st_size
     peak = max(_memory("VmHWM") - held, 0)
-    return Exported(network.name, precision, file, structure, weights, size, peak, time.perf_counter() - began)
+    return Exported(network.name, precision, file, structure, written, size, peak, time.perf_counter() - began)
 
 
 def traced(network: Network, precision: Precision) -> onnx.ModelProto:
@@ -237,7 +242,7 @@ def _number(g: Any, value: float | list[int]) -> Any:
 # ------------------------------------------------------------------------------------------------- weights
 
 
-def _attach(model: onnx.ModelProto, state: dict[str, Tensor], dtype: torch.dtype, data: Path) -> str:
+def _attach(model: onnx.ModelProto, state: Mapping[str, Tensor], dtype: torch.dtype, data: Path) -> str:
     """Turns inputs that are weights into initializers that point into the file `data`, which it writes; their hash."""
     digest = hashlib.sha256()
     inputs = list(model.graph.input)

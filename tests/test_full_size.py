@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engines.export import export
 from tools import full_size
 
 MILLIONS = {
@@ -26,16 +27,21 @@ def test_a_part_has_the_published_number_of_parameters(model: str, part: str) ->
 
 
 @pytest.mark.parametrize("model", list(full_size.MODELS))
-def test_networks_are_described_without_their_weights(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hollow(make: full_size.Make, dtype: torch.dtype, device: str) -> torch.nn.Module:
-        with torch.device("meta"):
-            return make().eval()
-
-    monkeypatch.setattr(full_size, "made", hollow)
-    found = [full_size.network(model, name) for name in full_size.names(model)]
+def test_networks_are_described_without_their_weights(model: str) -> None:
+    found = [full_size.outline(model, name)[0] for name in full_size.names(model)]
     assert [n.name for n in found[:3]] == ["denoiser", "encoder", "decoder"]
+    assert all(p.is_meta for n in found for p in n.module.parameters())
     tokens = found[0].inputs[2].shape[-1]
     assert tokens == sum(n.output.shape[-1] for n in found if n.name.startswith("text"))
+
+
+def test_an_outline_is_exported_as_the_whole_network_is(tmp_path: Path) -> None:
+    (tmp_path / "lazy").mkdir()
+    (tmp_path / "whole").mkdir()
+    found, weights = full_size.outline("sd15", "encoder")
+    lazy = export(found, tmp_path / "lazy", "f16", weights)
+    whole = export(full_size.network("sd15", "encoder"), tmp_path / "whole", "f16")
+    assert (lazy.graph, lazy.weights) == (whole.graph, whole.weights)
 
 
 def test_weights_are_drawn_in_their_precision_and_are_no_flat_picture() -> None:

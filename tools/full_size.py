@@ -1,7 +1,8 @@
 """The networks of well-known models at full size with random weights, for building and timing without any download.
 
 Sizes follow the models' published configurations; the tests compare them with the published numbers of parameters.
-Weights are drawn in the precision and on the device that they are used in, so no larger copy ever exists.
+Weights are drawn in the precision and on the device that they are used in, so no larger copy ever exists; to be
+exported, one at a time.
 
     python -m tools.full_size sd-turbo denoiser --precision f16 --out FOLDER
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -108,28 +109,74 @@ def names(model: str) -> list[str]:
 
 def network(model: str, name: str, dtype: torch.dtype = torch.float16, device: str = "cpu") -> Network:
     """One of `names`, with the same random weights every time. Nothing else of the model is made."""
+    return _described(model, name, lambda make: drawn(hollow(make, dtype), device))
+
+
+def outline(model: str, name: str, dtype: torch.dtype = torch.float16) -> tuple[Network, Drawn]:
+    """The same network without memory for its weights, and those: each is drawn when it is asked for."""
+    found = _described(model, name, lambda make: hollow(make, dtype))
+    return found, Drawn(found.module)
+
+
+def _described(model: str, name: str, made: Callable[[Make], Any]) -> Network:
+    parts = MODELS[model]
     if name == "denoiser":
-        return networks.denoiser(made(MODELS[model]["unet"], dtype, device), TOKENS, POOLED.get(model))
+        return networks.denoiser(made(parts["unet"]), TOKENS, POOLED.get(model))
     if name.startswith("text_encoder"):
-        return networks.text_encoder(name, made(MODELS[model][name], dtype, device), "text_encoder_2" in MODELS[model])
-    kind = "vae" if name.startswith("vae-") else "taesd"
+        return networks.text_encoder(name, made(parts[name]), "text_encoder_2" in parts)
     describe = networks.encoder if name.endswith("encoder") else networks.decoder
-    return describe(made(MODELS[model][kind], dtype, device), 64)
+    return describe(made(parts["vae" if name.startswith("vae-") else "taesd"]), 64)
 
 
-def made(make: Make, dtype: torch.dtype, device: str) -> nn.Module:
-    """A module with weights drawn in `dtype` on `device`: spread as torch does it, norms at one, shifts at zero."""
+def hollow(make: Make, dtype: torch.dtype) -> nn.Module:
+    """A module without memory for its weights; its buffers are whole."""
     with _in(dtype), torch.device("meta"):
         module: nn.Module = make()
-    module.to_empty(device=device)
-    noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(5)).to(device)
-    for name, weight in module.named_parameters():
-        _fill(weight.data, name, noise)
-    for name, buffer in module.named_buffers():
-        if not name.endswith("position_ids"):
-            raise ValueError(f"{type(module).__name__} has the buffer {name}: say what belongs in it")
-        buffer.copy_(torch.arange(buffer.shape[-1]))
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name != "position_ids":
+                raise ValueError(f"{type(part).__name__} has the buffer {name}: say what belongs in it")
+            setattr(part, name, torch.arange(buffer.shape[-1]).expand(buffer.shape).clone())
     return module.eval()
+
+
+def drawn(module: nn.Module, device: str) -> nn.Module:
+    """`module` with every weight on `device`."""
+    weights = Drawn(module, device)
+    for part_name, part in module.named_modules():
+        for name in part._parameters:
+            if part._parameters[name] is not None:
+                full = f"{part_name}.{name}" if part_name else name
+                part._parameters[name] = nn.Parameter(weights[full], requires_grad=False)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))
+    return module
+
+
+class Drawn(Mapping[str, Tensor]):
+    """A module's weights, each drawn when it is asked for: spread as torch does it, norms at one, shifts at zero."""
+
+    def __init__(self, module: nn.Module, device: str = "cpu") -> None:
+        self._shapes = {name: (w.shape, w.dtype) for name, w in module.named_parameters()}
+        self._device = device
+        self._noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(5)).to(device)
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, dtype = self._shapes[name]
+        if len(shape) < 2:
+            return torch.full(shape, float(name.endswith("weight")), dtype=dtype, device=self._device)
+        spread = (self._noise / math.sqrt(3 * shape[1:].numel())).to(dtype)
+        weight = torch.empty(shape, dtype=dtype, device=self._device)
+        for piece in weight.view(-1).split(NOISE):
+            piece.copy_(spread[: len(piece)])
+        return weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 @contextmanager
@@ -142,17 +189,6 @@ def _in(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _fill(weight: Tensor, name: str, noise: Tensor) -> None:
-    if weight.dim() < 2:
-        weight.fill_(float(name.endswith("weight")))
-        return
-    drawn = (noise / math.sqrt(3 * weight[0].numel())).to(weight.dtype)
-    flat = weight.view(-1)
-    for start in range(0, len(flat), NOISE):
-        piece = flat[start : start + NOISE]
-        piece.copy_(drawn[: len(piece)])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=list(MODELS))
@@ -163,10 +199,11 @@ def main() -> None:
     for name in wish.name or names(wish.model):
         place = wish.out / name
         place.mkdir(parents=True, exist_ok=True)
-        done = export(network(wish.model, name, DTYPES[wish.precision]), place, wish.precision)
+        found, weights = outline(wish.model, name, DTYPES[wish.precision])
+        done = export(found, place, wish.precision, weights)
         print(  # noqa: T201
             f"{wish.model} {name} {wish.precision}: {done.seconds:.1f} s, {done.bytes / 1e6:.0f} MB written, "
-            f"{done.peak_bytes / 1e6:.0f} MB of memory beyond the weights"
+            f"{done.peak_bytes / 1e6:.0f} MB of memory"
         )
 
 
