@@ -473,12 +473,13 @@ def test_a_build_is_told_in_lines_where_there_is_no_terminal() -> None:
 
 
 def test_full_size_builds_are_measured_and_kept_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools import build_engines
+    from tools import build_engines, full_size
 
     spans = {**SPANS, "H": (64, 64, 64)}
     monkeypatch.setattr("engines.build.Profiles.around", lambda *_: Profiles(spans))
-    models: Any = SimpleNamespace(MODELS={"tiny": {"unet": ("f16", small)}})
-    monkeypatch.setitem(sys.modules, "tools.full_size", models)
+    monkeypatch.setattr(full_size, "MODELS", {"tiny": {}})
+    monkeypatch.setattr(full_size, "names", lambda model: ["unet"])
+    monkeypatch.setattr(full_size, "outline", lambda *_: (small(), None))
     file, app = tmp_path / "engines.json", typer.Typer()
     file.write_text('{"other": 1}')
     app.command()(build_engines.main)

@@ -15,24 +15,29 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from engines import Network, preflight
 from engines.build import Profiles, Tell, Wish, axes_of, build
 from engines.export import export
+from engines.spec import Precision
+from engines.torch import DTYPES
 from stream.errors import LivebrushError
 from stream.terminal import building
 from tools.conditions import machine
 
 EVERY_S = 0.05  # between two looks at the memory
 PACKAGES = ("torch", "diffusers", "onnx", "polygraphy", "tensorrt-rtx")
+OVERFLOW = (("sdxl-turbo", "vae-encoder"), ("sdxl-turbo", "vae-decoder"))  # in f16
 HEAD = ("network", "weights GB", "export s", "build s", "export peak GB", "builder peak GB", "together GB", "engine GB")
 
 
@@ -84,19 +89,21 @@ def read(path: Path) -> str:
 # ----------------------------------------------------------------------------------------------- full size
 
 
-def measure(make: Callable[[], Network], wish: Wish, spans: Profiles, tell: Tell) -> dict[str, Any]:
+Make = Callable[[], tuple[Network, Mapping[str, Tensor]]]  # a network without its weights, and those
+
+
+def measure(make: Make, wish: Wish, spans: Profiles, tell: Tell) -> dict[str, Any]:
     """One network, made, exported and built, and what that took. Nothing of it stays."""
     memory, began = Memory(), time.perf_counter()
     with memory.watched(), tempfile.TemporaryDirectory() as folder:
-        network, place = make(), Path(folder)
-        made_s = time.perf_counter() - began
+        (network, weights), place = make(), Path(folder)
         profiles = spans.named(axes_of(network))
-        exported = export(network, place, wish.precision)
-        del network
+        exported = export(network, place, wish.precision, weights)
+        del network, weights
         gc.collect()
         built = build(exported, place, Wish(wish.backend, wish.precision, profiles, wish.compute), tell)
         return {
-            "precision": wish.precision, "weights_bytes": exported.bytes, "make_s": made_s,
+            "precision": wish.precision, "weights_bytes": exported.bytes,
             "export_s": exported.seconds, "export_peak_bytes": exported.peak_bytes, "parse_s": built.parse_s,
             "build_s": built.build_s, "builder_peak_bytes": built.peak_bytes, "together_peak_bytes": memory.most,
             "engine_bytes": built.bytes, "seconds": time.perf_counter() - began,
@@ -106,21 +113,20 @@ def measure(make: Callable[[], Network], wish: Wish, spans: Profiles, tell: Tell
 
 def full_size(model: str, compute: tuple[int, ...], only: list[str], console: Console) -> dict[str, Any]:
     """All networks of a model at full size, one after the other."""
-    from tools.full_size import MODELS
+    from tools.full_size import MODELS, names, outline
 
     if model not in MODELS:
         raise LivebrushError(f"full size {model[:80]!r} is unknown: use {' or '.join(MODELS)}")
     spans, found = Profiles.around(512, 512, 8), {}
     with building(console) as tell:
-        for name, (precision, make) in MODELS[model].items():
-            if only and name not in only:
-                continue
+        for name in only or names(model):
+            precision: Precision = "f32" if (model, name) in OVERFLOW else "f16"
             wish = Wish("tensorrt-rtx", precision, spans, compute)
 
             def hear(phase: str, far: float, name: str = name) -> None:
                 tell(f"{name}: {phase.lower()}", far)
 
-            found[name] = measure(make, wish, spans, hear)
+            found[name] = measure(partial(outline, model, name, DTYPES[precision]), wish, spans, hear)
     return {"conditions": conditions(compute), "networks": found}
 
 
