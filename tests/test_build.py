@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -418,6 +419,29 @@ def test_tensorrt_itself_builds_for_the_card_that_is_here_alone(monkeypatch: pyt
     preflight.check_card("tensorrt", (90,), "f16")
     with pytest.raises(EngineError, match=r"here is SM 9\.0, asked for is SM 8\.9: build there"):
         preflight.check_card("tensorrt", (89,), "f16")
+
+
+TWIN = """
+import tensorrt_rtx
+from tensorrt_rtx import *
+
+__version__ = "10.13.0"
+"""
+
+
+def test_tensorrts_own_way_builds_with_its_twin_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tensorrt cannot be installed here: tensorrt-rtx under its name goes the same way through polygraphy, which makes
+    another configuration for it; with a timing cache, as on the machine with the card."""
+    (tmp_path / "tensorrt.py").write_text(TWIN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(preflight, "card_here", lambda: 89)
+    monkeypatch.setattr(preflight, "library_version", lambda backend: "10.13.0")
+    exported = export(small(), tmp_path, "f16")
+    for _ in range(2):
+        built = build(exported, tmp_path, wish(backend="tensorrt", compute=()), timing=tmp_path / "timing")
+        assert built.version == "10.13.0"
+        assert built.file.read_bytes()[:4] == b"vtrt"
+        assert (tmp_path / "timing" / "tensorrt-10.13.0-sm89.cache").stat().st_size > 0
 
 
 def test_what_tensorrt_says_of_a_graph_it_cannot_build_is_the_message(tmp_path: Path) -> None:
