@@ -91,6 +91,8 @@ def made(network: Network, wish: Wish, cache: Path, label: str, tell: Tell,
         tell(f"{network.name}: {phase.lower()}", far)
 
     file = ready(network, wish, cache, tell=hear, label=label, exact=True, samples=samples)
+    if told:
+        tell(f"{network.name}: built", 1.0)
     return Made(network.name, file, cast(Entry, read_entry(file.parent)), bool(told))
 
 

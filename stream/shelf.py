@@ -30,15 +30,17 @@ def row(entry: Entry) -> tuple[str, ...]:
     precision = facts["precision"] + (" + fp8" if facts["fp8"] else "") + (", refit" if facts["refit"] else "")
     return (
         entry.place.name[:10], str(how.get("label") or "?"), facts["network"], f"{facts['backend']} {facts['version']}",
-        cards, precision, between(facts["profiles"].get("rows")), between(sides(facts["profiles"])),
+        cards, precision, between(facts["profiles"].get("rows")), sides(facts["profiles"]),
         f"{entry.size / 1e6:.1f} MB", f"{how.get('build_s', 0):.1f} s", str(how.get("at", "?")),
     )  # fmt: skip
 
 
-def sides(profiles: Mapping[str, Any]) -> list[int] | None:
-    """Least and most of pixels, or of latent cells, a side."""
-    spans = [profiles[a] for a in ("H", "W", "h", "w") if a in profiles]
-    return [min(s[0] for s in spans), max(s[-1] for s in spans)] if spans else None
+def sides(profiles: Mapping[str, Any]) -> str:
+    """Least and most pixels a side, or latent cells."""
+    for axes, unit in ((("H", "W"), ""), (("h", "w"), " cells")):
+        if spans := [profiles[a] for a in axes if a in profiles]:
+            return f"{min(s[0] for s in spans)}-{max(s[-1] for s in spans)}{unit}"
+    return "any"
 
 
 def between(span: list[int] | None) -> str:

@@ -93,6 +93,7 @@ def test_the_builtin_model_builds_for_both_cards(tmp_path: Path, monkeypatch: py
     again = CliRunner().invoke(livebrush.app, asked)
     assert again.output.count("there already") == 3, again.output
     listed = CliRunner().invoke(livebrush.app, ["engines", "list"]).output
+    assert listed.count("64-256 cells") == 2
     assert listed.count("8.9, 12.0") == listed.count("builtin") == 3, listed
 
 
