@@ -30,7 +30,7 @@ class Network:
     `sizes` holds a small legal value for every named axis (to trace with), `spans` its least, usual and most value for
     engines that are built for a range; `module` is in evaluation mode, in float32 on the CPU, and takes and gives
     exactly the ports' types. `ranges` are what int8 needs, where they were measured. With `more`, the module gives a
-    tuple: `output`, then those.
+    tuple: `output`, then those. `changes`: its weights may be exchanged while it runs, where an engine has the choice.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Network:
     ranges: Ranges | None = None
     more: tuple[Port, ...] = ()
     spans: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    changes: bool = False
 
     def example(self) -> tuple[Tensor, ...]:
         """Zeros of every input at `sizes`."""

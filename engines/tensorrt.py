@@ -90,7 +90,7 @@ rtx = TensorRT("tensorrt-rtx", "tensorrt_rtx", "rtx", lambda sm: sm == (7, 5) or
 def made(network: Network, choice: Choice, capability: Capability, cache: Path | None) -> Path:
     """The built engine's file for a card of this kind: from the cache, or exported and built into it."""
     compute = (10 * capability[0] + capability[1],)
-    wish = Wish(choice.backend, choice.precision, Profiles(network.spans), compute)
+    wish = Wish(choice.backend, choice.precision, Profiles(network.spans), compute, refit=network.changes)
     return ready(network, wish, cache or default_folder())
 
 
@@ -135,7 +135,7 @@ class TensorRTEngine(CardEngine):
         where the engine was built with its weights in it."""
         if not self._state:
             told = f"the weights of the {self._name} are built into its {self.backend} engine"
-            raise EngineError(f"{told}: start again with these LoRAs, or use --engine torch")
+            raise EngineError(f"{told}: start again with --lora, or use --engine torch")
         checked(weights, {name: tuple(value.shape) for name, value in self._state.items()}, self._name)
         changed = {**self._changed, **weights}
         engine = self._whole(changed)

@@ -53,6 +53,7 @@ class ModelSpec:
     model: str  # `builtin` is the one that ships with Livebrush
     vae: str | None = None  # instead of the model's own, e.g. madebyollin/taesd
     loras: tuple[Lora, ...] = ()
+    changes: bool = False  # its LoRAs change while it paints: TensorRT's engines are built so that they can
     settings: Settings = field(default_factory=Settings)
     variant: str | None = None  # the hub's smaller weight files, e.g. fp16, where they are there
     config: str | None = None  # for a single file: a folder or hub id with the configuration of its networks

@@ -175,7 +175,8 @@ def networks_of(pipeline: Any, spec: ModelSpec) -> list[Network]:
     factor = networks.factor_of(vae)
     multiple = factor * networks.halvings_of(unet)
     tokens = int(pipeline.tokenizer.model_max_length)
-    parts = [networks.encoder(vae, multiple), networks.denoiser(unet, tokens, pooled), networks.decoder(vae, multiple)]
+    denoiser = replace(networks.denoiser(unet, tokens, pooled), changes=spec.changes)
+    parts = [networks.encoder(vae, multiple), denoiser, networks.decoder(vae, multiple)]
     return ranged(parts, spec.settings, factor)
 
 

@@ -174,6 +174,12 @@ def test_texts_are_encoded_anew_when_text_encoders_change_and_only_then(shelf: A
     assert float((model.prompter("a cat", 32, 32).tokens - before.tokens).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_engines_hear_whether_weights_may_change(changes: bool, tmp_path: Path) -> None:
+    parts = models.networks_of(tiny.pipeline("sd15", tmp_path), ModelSpec("x", "x", changes=changes))
+    assert {n.name: n.changes for n in parts} == {"encoder": False, "denoiser": changes, "decoder": False}
+
+
 # ------------------------------------------------------------------------------------------------- what does not fit
 
 

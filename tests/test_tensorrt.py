@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -382,6 +383,16 @@ def test_an_engine_without_weights_gets_them_when_it_is_read(tmp_path: Path, kin
     bench.library.kind = Type[kind]
     bench.engine = TensorRTEngine(bench.network, CHOICE, bench.plan, bench.library, bench.card)
     bench.agrees(2, most={"FLOAT": F32, "HALF": 5e-3, "BF16": 6e-2}[kind])
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_weights_are_left_out_of_engines_where_they_may_change(
+    changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(tensorrt, "ready", lambda _network, wish, _cache, **_more: asked.append(wish) or tmp_path)
+    tensorrt.made(replace(small(), changes=changes), CHOICE, (8, 9), tmp_path)
+    assert (asked[0].refit, asked[0].compute) == (changes, (89,))
 
 
 def test_one_engine_serves_every_checkpoint_and_changes_beside_what_runs(tmp_path: Path) -> None:

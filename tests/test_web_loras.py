@@ -185,6 +185,8 @@ def test_the_servers_loras_come_after_the_presets() -> None:
     assert [x.source for x in made.spec.loras] == ["latent-consistency/lcm-lora-sdv1-5", INK.source]
     assert (made.spec.settings.width, made.spec.settings.height) == (128, 64)
     assert plan(Config(model="pass-through", loras=(INK,))).spec.loras == (INK,)
+    assert made.spec.changes
+    assert not plan(Config(model="sd15-lcm")).spec.changes
 
 
 def test_the_command_line_names_loras_and_folders_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

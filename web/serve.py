@@ -44,7 +44,8 @@ def plan(config: Config) -> Plan:
 
 def fitted(model: ModelSpec, config: Config) -> ModelSpec:
     """The model in the size and with the LoRAs that were asked for."""
-    model = replace(model, loras=(*model.loras, *config.loras))
+    changes = model.changes or bool(config.loras)
+    model = replace(model, loras=(*model.loras, *config.loras), changes=changes)
     if config.size is None:
         return model
     width, height = config.size
