@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ BACKENDS = {  # a module, or a value of one
     "tensorrt-rtx": "engines.tensorrt:rtx",
 }
 TENSORRT = ("tensorrt", "tensorrt-rtx")  # these need much that may be missing: torch runs where they do not
+Tell = Callable[[str, float], None]  # what is being made, and how far it is, 0 to 1
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
@@ -64,8 +66,8 @@ class Backend(Protocol):
         """Precisions that the device runs, best first."""
         ...
 
-    def build(self, network: Network, choice: Choice, cache: Path | None) -> Engine:
-        """The engine; `cache` is a folder for what is slow to make, or None."""
+    def build(self, network: Network, choice: Choice, cache: Path | None, tell: Tell | None = None) -> Engine:
+        """The engine; `cache` is a folder for what is slow to make, or None; `tell` hears of what takes minutes."""
         ...
 
 
@@ -147,10 +149,10 @@ def _on_cuda(device: str) -> tuple[str, str]:
     return "torch", f"{card} is there; {'; '.join(lacking) or 'TensorRT does not serve it'}"
 
 
-def engine_of(network: Network, choice: Choice, cache: Path | None = None) -> Engine:
+def engine_of(network: Network, choice: Choice, cache: Path | None = None, tell: Tell | None = None) -> Engine:
     """`network` as a fast callable."""
-    return backend(choice.backend).build(network, choice, cache)
+    return backend(choice.backend).build(network, choice, cache, tell)
 
 
 __all__ = ["BACKENDS", "TENSORRT", "Backend", "Choice", "Engine", "EngineError", "LivebrushError", "Network", "Port",
-           "Precision", "Ranges", "backend", "choose", "either", "engine_of"]  # fmt: skip
+           "Precision", "Ranges", "Tell", "backend", "choose", "either", "engine_of"]  # fmt: skip

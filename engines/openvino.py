@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines import Choice, fold, quantise, refit
+from engines import Choice, Tell, fold, quantise, refit
 from engines.cache import Cache, network_key
 from engines.errors import EngineError
 from engines.refit import Homes, Swap, checked
@@ -71,7 +71,9 @@ def _dots() -> bool:
     return any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
-def build(network: Network, choice: Choice, cache: Path | None) -> OpenVinoEngine:
+def build(  # seconds at most
+    network: Network, choice: Choice, cache: Path | None, tell: Tell | None = None,  # noqa: ARG001
+) -> OpenVinoEngine:  # fmt: skip
     if choice.precision == "int8" and network.ranges is None:
         raise EngineError(f"the {network.name} has no ranges for int8: use bf16 or f32, or measure them")
     return OpenVinoEngine(network, choice, cache)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines import Choice
+from engines import Choice, Tell
 from engines.build import Profiles, Wish, ready
 from engines.cache import default_folder
 from engines.card import Card, CardEngine, CudaCard, Shapes, Station
@@ -71,10 +71,10 @@ class TensorRT:
     def precisions(self, device: str) -> list[Precision]:
         return ["f16", "bf16", "f32"] if torch.cuda.get_device_capability(device) >= (8, 0) else ["f16", "f32"]
 
-    def build(self, network: Network, choice: Choice, cache: Path | None) -> TensorRTEngine:
+    def build(self, network: Network, choice: Choice, cache: Path | None, tell: Tell | None = None) -> TensorRTEngine:
         """EngineError where any step fails."""
         device = torch.device(choice.device)
-        plan = made(network, choice, torch.cuda.get_device_capability(device), cache)
+        plan = made(network, choice, torch.cuda.get_device_capability(device), cache, tell)
         library = import_module(self.library)
         if not self.captures:
             return TensorRTEngine(network, choice, plan, library, CudaCard(device))
@@ -87,11 +87,16 @@ rtx = TensorRT("tensorrt-rtx", "tensorrt_rtx", "rtx", lambda sm: sm == (7, 5) or
                "RTX cards, SM 7.5, 8.x and 12.x", captures=True)  # fmt: skip
 
 
-def made(network: Network, choice: Choice, capability: Capability, cache: Path | None) -> Path:
+def made(network: Network, choice: Choice, capability: Capability, cache: Path | None, tell: Tell | None) -> Path:
     """The built engine's file for a card of this kind: from the cache, or exported and built into it."""
     compute = (10 * capability[0] + capability[1],)
     wish = Wish(choice.backend, choice.precision, Profiles(network.spans), compute, refit=network.changes)
-    return ready(network, wish, cache or default_folder())
+
+    def going(phase: str, far: float) -> None:
+        if tell is not None:
+            tell(f"the {network.name}'s engine: {phase}", far)
+
+    return ready(network, wish, cache or default_folder(), tell=going)
 
 
 def no_card() -> str:

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from engines import Choice
+from engines import Choice, Tell
 from engines.card import Card, CardEngine, CudaCard, Shapes, Station
 from engines.refit import Swap, in_place
 from engines.spec import Engine, Network, Port, Precision
@@ -98,7 +98,9 @@ def precisions(device: str) -> list[Precision]:
     return ["f16", "f32"] if device == "mps" else ["f32", "bf16"]
 
 
-def build(network: Network, choice: Choice, cache: Path | None) -> Engine:  # noqa: ARG001 (nothing is slow to make)
+def build(  # nothing is slow to make
+    network: Network, choice: Choice, cache: Path | None, tell: Tell | None = None,  # noqa: ARG001
+) -> Engine:  # fmt: skip
     device = torch.device(choice.device)
     if device.type != "cuda":
         return TorchEngine(network, choice)

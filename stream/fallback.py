@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engines import TENSORRT, Choice, Engine, Network, backend, engine_of
+from engines import TENSORRT, Choice, Engine, Network, Tell, backend, engine_of
 from stream.errors import LivebrushError
 
 log = logging.getLogger("livebrush")
@@ -37,7 +37,7 @@ class Failure:
 
 
 def running(networks: Sequence[Network], choices: Mapping[str, Choice], sizes: Mapping[str, int], model: str,
-            cache: Path | None) -> Running:  # fmt: skip
+            cache: Path | None, tell: Tell | None = None) -> Running:  # fmt: skip
     """Engines for all networks, each on its choice; on torch, all of them, where TensorRT fails with one.
 
     With TensorRT each is also set up for `sizes` and run, since much of it fails only then. EngineError where another
@@ -49,7 +49,7 @@ def running(networks: Sequence[Network], choices: Mapping[str, Choice], sizes: M
     if choice.backend not in TENSORRT:
         return Running(built(networks, choices, cache), choice, choice.notice)
     try:
-        engines = built(networks, choices, cache)
+        engines = built(networks, choices, cache, tell)
         for engine in engines.values():
             engine.prepare(**sizes)
     except Exception as error:  # the boundary: whatever goes wrong in there, torch can paint
@@ -72,8 +72,9 @@ def on_torch(networks: Sequence[Network], choices: Mapping[str, Choice], notice:
     return Running(built(networks, instead, cache), instead["denoiser"], notice)
 
 
-def built(networks: Sequence[Network], choices: Mapping[str, Choice], cache: Path | None) -> dict[str, Engine]:
-    return {n.name: engine_of(n, choices[n.name], cache) for n in networks}
+def built(networks: Sequence[Network], choices: Mapping[str, Choice], cache: Path | None,
+          tell: Tell | None = None) -> dict[str, Engine]:  # fmt: skip
+    return {n.name: engine_of(n, choices[n.name], cache, tell) for n in networks}
 
 
 def torch_for(choice: Choice, notice: str) -> Choice:

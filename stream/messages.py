@@ -150,6 +150,13 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """What takes long, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Unfit:
     """The back end failed while it painted: the next worker had better do without it."""
 

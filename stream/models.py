@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from engines import Choice, Engine, Network
+from engines import Choice, Engine, Network, Tell
 from engines.refit import Swap
 from engines.torch import DTYPES
 from stream import fallback, networks
@@ -107,8 +107,8 @@ class Model:
         return swap
 
 
-def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
-    """The model of `spec` on the engine of `choice`; `cache` keeps what engines are slow to make.
+def load(spec: ModelSpec, choice: Choice, cache: Path | None = None, tell: Tell | None = None) -> Model:
+    """The model of `spec` on the engine of `choice`; `cache` keeps what engines are slow to make, `tell` hears of it.
 
     Where TensorRT fails, torch runs all of it, and the model's `notice` says why. Raises ModelError where the weights
     are missing, damaged or of an unknown kind, EngineError where they cannot run.
@@ -128,7 +128,7 @@ def load(spec: ModelSpec, choice: Choice, cache: Path | None = None) -> Model:
     width, height = (max(s // multiple, 1) * multiple for s in (spec.settings.width, spec.settings.height))
     found = fallback.running(
         parts, {n.name: choice if n.name == "denoiser" else codec for n in parts},
-        sizes_of(width, height, factor), spec.name, cache,
+        sizes_of(width, height, factor), spec.name, cache, tell,
     )  # fmt: skip
     device = found.engines["denoiser"].device
     text = TextEncoder(pipeline, device, torch.float32 if device.type == "cpu" else DTYPES[found.choice.precision])

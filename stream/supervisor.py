@@ -36,6 +36,7 @@ from stream.messages import (
     Failed,
     Fake,
     Fault,
+    Loading,
     Measured,
     Misbehave,
     Mixed,
@@ -149,6 +150,7 @@ class Supervisor:
             Ready: self._ready, Broken: self._break, Ticked: self._ticked, Applied: self._applied,
             Closed: self._let_go, Shrunk: self._shrunk, Refused: self._refused, Failed: self._failed,
             Measured: self._measured, Mixed: self.mixing.answered, Chosen: self._chosen, Unfit: self._unfit,
+            Loading: self._loading,
         }  # fmt: skip
 
     @property
@@ -352,6 +354,10 @@ class Supervisor:
 
     def _chosen(self, message: Chosen) -> None:
         self._backend = message.backend
+
+    def _loading(self, message: Loading) -> None:
+        if self.state in ("starting", "restarting"):
+            self._say(self.state, f"loading {self.plan.spec.name}: {message.text}")
 
     def _unfit(self, message: Unfit) -> None:
         self._do_without(message.text)

@@ -40,6 +40,7 @@ from stream.messages import (
     Failed,
     Fake,
     Fault,
+    Loading,
     Logged,
     Measured,
     Misbehave,
@@ -151,8 +152,9 @@ class Loaded:
     doubtful: bool = False  # whether another engine may run what this one cannot
 
 
-def load(plan: Plan, tell: Callable[[Any], None]) -> Loaded:
-    """The painter of a plan. Raises LivebrushError for what a user can mend."""
+def load(plan: Plan, tell: Callable[[Any], None], beat: Callable[[], None]) -> Loaded:
+    """The painter of a plan. `beat` is called while something goes on that may take minutes. Raises LivebrushError for
+    what a user can mend."""
     if plan.fake is not None:
         return load_fake(plan, plan.fake, tell)
     from engines import TENSORRT
@@ -163,9 +165,23 @@ def load(plan: Plan, tell: Callable[[Any], None]) -> Loaded:
 
     choice = choose(plan.spec, plan.engine, plan.device, plan.precision)
     tell(Chosen(choice.backend))
-    model = models.load(plan.spec, choice, default_folder())
+    model = models.load(plan.spec, choice, default_folder(), Going(tell, beat))
     notice, doubtful = model.notice or plan.notice, model.choice.backend in TENSORRT
     return Loaded(Painter(model), model.multiple, str(model.choice), model.mix, notice, doubtful)
+
+
+class Going:
+    """Passes on how far something is, each per cent once."""
+
+    def __init__(self, tell: Callable[[Any], None], beat: Callable[[], None]) -> None:
+        self._tell, self._beat, self._said = tell, beat, ""
+
+    def __call__(self, what: str, far: float) -> None:
+        self._beat()
+        text = f"{what}, {far:.0%}"
+        if text != self._said:
+            self._said = text
+            self._tell(Loading(text))
 
 
 def load_fake(plan: Plan, fake: Fake, tell: Callable[[Any], None]) -> Loaded:
@@ -513,7 +529,7 @@ def main() -> None:
     memory = Memory(begin.memory)
     pulse = Pulse(memory, begin.pulse)
     pulse.beat("loading")
-    loaded = loaded_or_gone(wire, begin.plan)
+    loaded = loaded_or_gone(wire, begin.plan, pulse)
     wire.send(Ready(loaded.engine, loaded.multiple, loaded.notice))
     faults = begin.plan.faults or begin.plan.fake is not None
     try:
@@ -536,10 +552,10 @@ def rehearse(wire: Wire) -> None:
     wire.send(Rehearsed())
 
 
-def loaded_or_gone(wire: Wire, plan: Plan) -> Loaded:
+def loaded_or_gone(wire: Wire, plan: Plan, pulse: Pulse) -> Loaded:
     """The painter; where it cannot be loaded, the server is told why and the process ends."""
     try:
-        return load(plan, wire.send)
+        return load(plan, wire.send, lambda: pulse.beat("loading"))
     except LivebrushError as error:
         wire.send(Broken(told(error), mendable=True))
     except Exception as error:  # noqa: BLE001 (the boundary: as in main)

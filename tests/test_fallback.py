@@ -13,15 +13,18 @@ import pytest
 import tiny
 import torch
 from fake_tensorrt import FakeCard, FakeLibrary
+from test_engines import small
 from webrig import Room, served
 from workers import Ear, fed, painted, run, working
 
 from engines import Choice, EngineError, Network, choose, tensorrt
-from stream import fallback, models
+from stream import fallback, models, worker
 from stream.config import spec
 from stream.doctor import examine
+from stream.fakes import EchoModel
+from stream.messages import Chosen, Loading
 from stream.settings import Settings
-from stream.supervisor import Fake, Plan
+from stream.supervisor import Fake, Plan, Supervisor
 
 ASKED = Choice("tensorrt", "cuda", "f32", "asked for")
 PROFILE = {"rows": (1, 1, 4), "H": (32, 64, 256), "W": (32, 64, 256), "h": (4, 8, 32), "w": (4, 8, 32)}
@@ -51,7 +54,8 @@ class Machine:
 
         return TextEncoder(pipeline, torch.device("cpu"), torch.float32)
 
-    def _made(self, network: Network, choice: Choice, capability: tuple[int, int], cache: Path | None) -> Path:
+    def _made(self, network: Network, choice: Choice, capability: tuple[int, int], cache: Path | None,
+              tell: Any = None) -> Path:  # fmt: skip
         library = FakeLibrary(FakeCard())
         self.libraries.append(library)
         self.made.append(network.name)
@@ -158,7 +162,7 @@ def test_a_size_that_the_engines_do_not_run_is_a_failure_of_theirs(machine: Mach
 def test_what_torch_cannot_load_either_is_an_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.breaks["encoder"] = crashing
 
-    def build(network: Network, choice: Choice, cache: Path | None) -> Any:
+    def build(network: Network, choice: Choice, cache: Path | None, tell: Any) -> Any:
         raise EngineError("torch has none of it either")
 
     monkeypatch.setattr("engines.torch.build", build)
@@ -169,7 +173,7 @@ def test_what_torch_cannot_load_either_is_an_error(machine: Machine, monkeypatch
 def test_other_back_ends_do_not_fall_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.save("sd15", tmp_path / "sd15")
 
-    def build(network: Network, choice: Choice, cache: Path | None) -> Any:
+    def build(network: Network, choice: Choice, cache: Path | None, tell: Any) -> Any:
         raise EngineError("OpenVINO cannot convert it")
 
     monkeypatch.setattr("engines.openvino.build", build)
@@ -309,3 +313,67 @@ def test_another_engine_that_dies_is_started_again_as_it_was() -> None:
             assert (supervisor.plan.engine, supervisor.facts.notice) == ("auto", "")
 
     run(test())
+
+
+# ------------------------------------------------------------------------------------------- while it is built
+
+
+def test_a_long_build_is_told_and_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each per cent once, and a beat of the pulse for every word of the builder's."""
+    told: list[Any] = []
+    beats: list[str] = []
+
+    def load(spec: Any, choice: Choice, cache: Path, tell: Callable[[str, float], None]) -> Any:
+        for far in (0.0, 0.101, 0.104, 1.0):
+            tell("the denoiser's engine: building", far)
+        return EchoModel(spec)
+
+    monkeypatch.setattr("stream.models.load", load)
+    monkeypatch.setattr(EchoModel, "mix", None, raising=False)
+    worker.load(Plan(spec("builtin"), "torch", "cpu"), told.append, lambda: beats.append("beat"))
+    assert [m.text for m in told if isinstance(m, Loading)] == [
+        f"the denoiser's engine: building, {percent}%" for percent in (0, 10, 100)
+    ]
+    assert len(beats) == 4
+    assert told[0] == Chosen("torch")
+
+
+def test_whoever_waits_for_a_build_reads_how_far_it_is() -> None:
+    supervisor = Supervisor(Plan(fake=Fake()))
+    supervisor.state = "starting"
+    supervisor._loading(Loading("the denoiser's engine: building, 40%"))
+    assert (supervisor.state, supervisor.notice) == (
+        "starting", "loading pass-through: the denoiser's engine: building, 40%"
+    )  # fmt: skip
+    supervisor.state, supervisor.notice = "ready", ""
+    supervisor._loading(Loading("late"))
+    assert supervisor.notice == ""
+
+
+def test_the_builder_is_asked_for_what_the_card_and_the_model_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    told: list[tuple[str, float]] = []
+
+    def ready(network: Network, wish: Any, cache: Path, *, tell: Callable[[str, float], None]) -> Path:
+        asked.append((network, wish, cache))
+        tell("parsing", 0.5)
+        return tmp_path / "engine.plan"
+
+    monkeypatch.setattr("engines.build.ready", ready)
+    network = replace(small(), spans={"rows": (1, 1, 4), "h": (32, 64, 128), "w": (32, 64, 128)})
+    choice = Choice("tensorrt-rtx", "cuda", "bf16", "")
+    plan = tensorrt.made(network, choice, (12, 0), tmp_path, lambda what, far: told.append((what, far)))
+    assert plan == tmp_path / "engine.plan"
+    ((of, wish, cache),) = asked
+    assert (of, cache) == (network, tmp_path)
+    assert (wish.backend, wish.precision, wish.compute, wish.fp8, wish.refit) == (
+        "tensorrt-rtx",
+        "bf16",
+        (120,),
+        False,
+        False,
+    )
+    assert dict(wish.profiles.spans) == network.spans
+    assert told == [("the denoiser's engine: parsing", 0.5)]
