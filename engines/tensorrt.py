@@ -7,9 +7,10 @@ captures by itself, once the kernels for a shape are compiled, and keeps what it
 from __future__ import annotations
 
 import logging
-import tempfile
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache as remember
 from importlib import import_module
@@ -310,12 +311,14 @@ def axes(ports: Sequence[Port], shapes: Shapes) -> dict[str, int]:
 
 def keep(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all. It only saves time: a full disk is a line in the log."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as new:
-            new.write(data)
-        Path(new.name).replace(path)
+        new.write_bytes(data)
+        new.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            new.unlink()
         log.warning("%s cannot be kept (%s): kernels are compiled again at the next start", path, error.strerror)
 
 

@@ -488,6 +488,22 @@ def test_rtx_keeps_its_kernels_for_the_next_start(bench: Bench, tmp_path: Path) 
     assert [p.name for p in kernels.parent.iterdir()] == ["key.bin"]
 
 
+def test_a_full_disk_leaves_no_half_of_the_kernels(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.open("wb").close()
+        raise OSError(28, "No space left on device")
+
+    kernels = tmp_path / "kernels" / "key.bin"
+    bench.engine = rtx_engine(bench, kernels)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    bench.engine.prepare(rows=1, h=8, w=8)
+    assert list(kernels.parent.iterdir()) == []
+    assert "cannot be kept (No space left on device)" in caplog.text
+    bench.agrees(1)
+
+
 def test_rtx_starts_without_kernels_that_are_damaged_or_cannot_be_kept(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
