@@ -244,15 +244,18 @@ def limit(source: Source, place: Place, frames: int | None) -> int | None:
 
 def load(spec: ModelSpec, choice: Choice) -> Model:
     """The model, with a word on what is happening."""
-    from stream.terminal import waiting
+    from engines import TENSORRT
+    from stream.terminal import building, waiting
 
     console = told()
     console.print(f"engine: {choice}", highlight=False, soft_wrap=True)
-    with waiting(console, f"loading model {spec.name}"):
+    builds = choice.backend in TENSORRT
+    with building(console) if builds else waiting(console, f"loading model {spec.name}") as tell:
         from engines.cache import default_folder
         from stream import models
 
-        model = models.load(spec, choice, default_folder())
+        given = {"tell": tell} if tell is not None else {}
+        model = models.load(spec, choice, default_folder(), **given)
     if model.choice != choice:
         console.print(f"engine: {model.choice}", highlight=False, soft_wrap=True, markup=False)
     return model

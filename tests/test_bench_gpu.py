@@ -65,22 +65,13 @@ def test_work_grows_with_pictures_steps_and_size() -> None:
     assert bench_gpu.work_of(subject, Case(128, 1, 1)) > 3.9 * one
 
 
-@pytest.mark.parametrize(
-    ("make", "weights", "gflop"), [(bench_gpu.sd_turbo, 866e6, 804), (bench_gpu.sdxl_turbo, 2567e6, 1589)]
-)
-def test_full_size_networks_are_the_published_ones(make: Any, weights: float, gflop: float) -> None:
-    """Weights as published, and arithmetic as counted for the project's design (512x512, one row)."""
-    subject: Subject = make(torch.float16, "meta")
-    assert sum(w.numel() for w in subject.unet.parameters()) == pytest.approx(weights, rel=1e-3)
+@pytest.mark.parametrize(("model", "gflop"), [("sd-turbo", 804), ("sdxl-turbo", 1589)])
+def test_full_size_arithmetic_is_that_of_the_projects_figures(model: str, gflop: float) -> None:
+    """As counted for its design: 512x512, one row."""
+    subject = bench_gpu.subject(model, torch.float16, "meta")
     parts = subject.networks()
     counted = {n: bench_gpu.flops(net, 1, 512, 512, subject.factor) / 1e9 for n, net in parts.items()}
     assert counted == pytest.approx({"encoder": 122, "denoiser": gflop, "decoder": 141}, rel=0.01)
-
-
-def test_weights_are_made_in_their_precision() -> None:
-    made = bench_gpu.grown(lambda: nn.Linear(64, 64), torch.float16, "cpu")
-    assert {w.dtype for w in made.parameters()} == {torch.float16}
-    assert 0.01 < float(made.weight.detach().float().std()) < 0.03
 
 
 def test_clocks_take_the_median_of_enough_work() -> None:

@@ -361,7 +361,7 @@ def test_the_builder_is_asked_for_what_the_card_and_the_model_need(
         tell("parsing", 0.5)
         return tmp_path / "engine.plan"
 
-    monkeypatch.setattr("engines.build.ready", ready)
+    monkeypatch.setattr(tensorrt, "ready", ready)
     network = replace(small(), spans={"rows": (1, 1, 4), "h": (32, 64, 128), "w": (32, 64, 128)})
     choice = Choice("tensorrt-rtx", "cuda", "bf16", "")
     plan = tensorrt.made(network, choice, (12, 0), tmp_path, lambda what, far: told.append((what, far)))
@@ -377,3 +377,26 @@ def test_the_builder_is_asked_for_what_the_card_and_the_model_need(
     )
     assert dict(wish.profiles.spans) == network.spans
     assert told == [("the denoiser's engine: parsing", 0.5)]
+
+
+def test_the_real_tensorrt_rtx_builds_here_cannot_run_here_and_torch_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is faked but the card that was asked for."""
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    pytest.importorskip("polygraphy", exc_type=ImportError)
+    if torch.cuda.is_available():
+        pytest.skip("a card is there: tests/gpu runs real engines")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    monkeypatch.setattr(tensorrt, "CudaCard", lambda device: FakeCard())
+    tiny.save("sd15", tmp_path / "sd15")
+    told: list[str] = []
+    choice = Choice("tensorrt-rtx", "cuda", "f16", "asked for")
+    model = models.load(spec(str(tmp_path / "sd15")), choice, tmp_path / "cache", lambda what, far: told.append(what))
+    assert any(what.startswith("the encoder's engine: ") for what in told)
+    plans = list((tmp_path / "cache" / "engines").glob("*/engine.plan"))
+    assert len(plans) == 1
+    assert f"tensorrt-rtx cannot read the encoder's engine {plans[0]}: " in model.notice
+    assert "CUDA driver version is insufficient" in model.notice
+    assert {e.backend for e in model.engines.values()} == {"torch"}
+    assert model.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 64, 64, 3)

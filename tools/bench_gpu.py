@@ -32,9 +32,9 @@ from engines.torch import DTYPES
 from stream import networks
 from stream.networks import TIME_IDS
 from stream.quiet import quiet
+from tools import full_size
 
 SIZES, STEPS, BATCHES = (512, 1024), (1, 2, 3, 4), (1, 2, 4, 8, 16)
-TOKENS = 77
 ROUNDS, WARM_UP = 5, 2
 ENOUGH_S = 0.4  # of work in a round
 PACKAGES = ("torch", "diffusers", "tensorrt", "tensorrt-rtx", "polygraphy", "numpy")
@@ -60,51 +60,22 @@ class Subject:
     def networks(self) -> dict[str, Network]:
         """Encoder, denoiser and decoder as engines take them."""
         multiple = self.factor * networks.halvings_of(self.unet)
-        parts = (networks.encoder(self.vae, multiple), networks.denoiser(self.unet, TOKENS, self.pooled),
+        parts = (networks.encoder(self.vae, multiple), networks.denoiser(self.unet, full_size.TOKENS, self.pooled),
                  networks.decoder(self.vae, multiple))  # fmt: skip
         return {n.name: n for n in parts}
 
 
-def full_size(dtype: torch.dtype, device: str = "cpu") -> list[Callable[[], Subject]]:
-    """SD-Turbo and SDXL-Turbo with the small autoencoders that are used live, as they are published but for their
-    weights. On the CPU: each engine takes them from there."""
-    return [lambda: sd_turbo(dtype, device), lambda: sdxl_turbo(dtype, device)]
+MODELS = ("sd-turbo", "sdxl-turbo")
 
 
-def sd_turbo(dtype: torch.dtype, device: str = "cpu") -> Subject:
-    """866 million weights in the UNet; the same shape as SD 2.1's."""
-    from diffusers import AutoencoderTiny, UNet2DConditionModel
-
-    unet = grown(lambda: UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True,
-    ), dtype, device)  # fmt: skip
-    return Subject("sd-turbo", unet, grown(AutoencoderTiny, dtype, device))
-
-
-def sdxl_turbo(dtype: torch.dtype, device: str = "cpu") -> Subject:
-    """2567 million weights in the UNet; the same shape as SDXL's."""
-    from diffusers import AutoencoderTiny, UNet2DConditionModel
-
-    unet = grown(lambda: UNet2DConditionModel(
-        sample_size=64, block_out_channels=(320, 640, 1280), transformer_layers_per_block=(1, 2, 10),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=2048,
-        attention_head_dim=(5, 10, 20), use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-    ), dtype, device)  # fmt: skip
-    return Subject("sdxl-turbo", unet, grown(AutoencoderTiny, dtype, device), pooled=1280)
-
-
-@torch.inference_mode()
-def grown(make: Callable[[], Any], dtype: torch.dtype, device: str) -> Any:
-    """A module made straight in `dtype` on `device`, its weights small and random."""
-    with torch.device("meta"):
-        module = make().to(dtype).eval()
+def subject(model: str, dtype: torch.dtype, device: str = "cpu") -> Subject:
+    """A model of `tools.full_size` with the small autoencoder that is used live. On the CPU: engines take it from
+    there, one after the other."""
+    parts = full_size.MODELS[model]
+    unet, vae = (full_size.hollow(parts[n], dtype) for n in ("unet", "taesd"))
     if device != "meta":
-        module.to_empty(device=device)
-        for weight in module.parameters():
-            weight.normal_(std=0.02)
-    return module
+        unet, vae = (full_size.drawn(m, device) for m in (unet, vae))
+    return Subject(model, unet, vae, full_size.POOLED.get(model))
 
 
 @dataclass(frozen=True)
@@ -229,7 +200,7 @@ class Tick:
         self.images = torch.randint(0, 256, (case.batch, case.size, case.size, 3), dtype=torch.uint8, device=device)
         self.latents = torch.randn(case.rows, int(unet.config.in_channels), cells, cells, device=device)
         self.t = torch.full((case.rows,), 499.0, device=device)
-        tokens = torch.randn(case.rows, TOKENS, int(unet.config.cross_attention_dim), device=device)
+        tokens = torch.randn(case.rows, full_size.TOKENS, int(unet.config.cross_attention_dim), device=device)
         self.text = [tokens]
         if subject.pooled is not None:
             ids = torch.tensor([[case.size, case.size, 0, 0, case.size, case.size]], dtype=torch.float32, device=device)
@@ -280,7 +251,7 @@ class Diffusers:
         make = {"device": self._device, "dtype": self._dtype}
         images = torch.rand(case.batch, 3, case.size, case.size, **make)  # type: ignore[call-overload]
         width = int(self._subject.unet.config.cross_attention_dim)
-        text = {"prompt_embeds": torch.randn(case.batch, TOKENS, width, **make)}  # type: ignore[call-overload]
+        text = {"prompt_embeds": torch.randn(case.batch, full_size.TOKENS, width, **make)}  # type: ignore[call-overload]
         if self._subject.pooled is not None:
             text["pooled_prompt_embeds"] = torch.randn(case.batch, self._subject.pooled, **make)  # type: ignore[call-overload]
         t = [999 - 250 * k for k in range(case.steps)]
@@ -384,7 +355,7 @@ def spanned(subject: Subject, plan: Plan) -> dict[str, Network]:
         spans |= dict.fromkeys("HW", (least_side, least_side, most_side))
         spans |= dict.fromkeys("hw", (least_side // factor, least_side // factor, most_side // factor))
         named = {a for port in network.inputs for a in port.shape if isinstance(a, str)}
-        out[name] = replace(network, spans={a: spans[a] for a in named}) if hasattr(network, "spans") else network
+        out[name] = replace(network, spans={a: spans[a] for a in named})
     return out
 
 

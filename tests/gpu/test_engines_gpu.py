@@ -31,7 +31,7 @@ CALLS = 200
 def ranged(network: Network) -> Network:
     """With spans, for engines that are built for a range."""
     named = {a for port in network.inputs for a in port.shape if isinstance(a, str)}
-    return replace(network, spans={a: SPANS[a] for a in named})  # type: ignore[call-arg]
+    return replace(network, spans={a: SPANS[a] for a in named})
 
 
 def on_card(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
