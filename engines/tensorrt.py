@@ -88,7 +88,8 @@ rtx = TensorRT("tensorrt-rtx", "tensorrt_rtx", "rtx", lambda sm: sm == (7, 5) or
                "RTX cards, SM 7.5, 8.x and 12.x", captures=True)  # fmt: skip
 
 
-def made(network: Network, choice: Choice, capability: Capability, cache: Path | None, tell: Tell | None) -> Path:
+def made(network: Network, choice: Choice, capability: Capability, cache: Path | None,
+         tell: Tell | None = None) -> Path:  # fmt: skip
     """The built engine's file for a card of this kind: from the cache, or exported and built into it."""
     compute = (10 * capability[0] + capability[1],)
     wish = Wish(choice.backend, choice.precision, Profiles(network.spans), compute, refit=network.changes)
