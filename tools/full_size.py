@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +167,8 @@ class Drawn(Mapping[str, Tensor]):
         shape, dtype = self._shapes[name]
         if len(shape) < 2:
             return torch.full(shape, float(name.endswith("weight")), dtype=dtype, device=self._device)
-        spread = (self._noise / math.sqrt(3 * shape[1:].numel())).to(dtype)
+        noise = self._noise.roll(crc32(name.encode()) % NOISE)  # no two alike: builders keep equal weights once
+        spread = (noise / math.sqrt(3 * shape[1:].numel())).to(dtype)
         weight = torch.empty(shape, dtype=dtype, device=self._device)
         for piece in weight.view(-1).split(NOISE):
             piece.copy_(spread[: len(piece)])
