@@ -92,7 +92,7 @@ def traced(network: Network, precision: Precision) -> onnx.ModelProto:
     axes = {p.name: {i: a for i, a in enumerate(p.shape) if isinstance(a, str)} for p in ports}
     file = BytesIO()
     try:
-        with torch.inference_mode(), _own_symbols(KINDS[precision]), warnings.catch_warnings():
+        with torch.no_grad(), _own_symbols(KINDS[precision]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # hints of a tracer; parity is tested
             torch.onnx.export(
                 hollow, (*network.example(), *hollow.weights.values()), cast(Any, file), dynamo=False,
@@ -155,6 +155,50 @@ class Hollow(nn.Module):
         return module(*inputs[:split])
 
 
+class QuickConv(torch.autograd.Function):
+    """Computed in float32, which any processor is fast in, and exported as a convolution of its inputs' type: while
+    tracing, only shapes and types matter."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: tuple[Any, ...]) -> Tensor:
+        return nn.functional.conv2d(x.float(), weight.float(), _wide(bias), *way).to(x.dtype)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, weight: Any, bias: Any, way: tuple[Any, ...]) -> Any:
+        stride, padding, dilation, groups = way
+        given = (x, weight) if bias is None else (x, weight, bias)
+        return g.op("Conv", *given, strides_i=stride, pads_i=(*padding, *padding), dilations_i=dilation, group_i=groups)
+
+
+class QuickLinear(torch.autograd.Function):
+    """As `QuickConv`, for linear layers."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x.float(), weight.float(), _wide(bias)).to(x.dtype)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, weight: Any, bias: Any) -> Any:
+        out = g.op("MatMul", x, g.op("Transpose", weight, perm_i=[1, 0]))
+        return out if bias is None else g.op("Add", out, bias)
+
+
+def _wide(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float()
+
+
+def _quicken(part: nn.Module) -> None:
+    """Lets a layer compute in float32 while it is traced, where it is one that this is worth while for."""
+    layer: Any = part
+    if type(part) is nn.Linear:
+        linear: Any = QuickLinear
+        layer.forward = lambda x: linear.apply(x, part.weight, part.bias)
+    elif type(part) is nn.Conv2d and part.padding_mode == "zeros" and not isinstance(part.padding, str):
+        conv: Any = QuickConv
+        way = (part.stride, part.padding, part.dilation, part.groups)
+        layer.forward = lambda x: conv.apply(x, part.weight, part.bias, way)
+
+
 def _zero(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros((), dtype=dtype if weight.is_floating_point() else weight.dtype).expand(weight.shape)
 
@@ -163,6 +207,7 @@ def _skeleton(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     memo: dict[int, Any] = {id(w): nn.Parameter(_zero(w, dtype), requires_grad=False) for w in module.parameters()}
     copy = deepcopy(module, memo).eval()
     for part in copy.modules():
+        _quicken(part)
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to("cpu", dtype if buffer.is_floating_point() else buffer.dtype))
     return copy
