@@ -41,8 +41,8 @@ class Factors:
 class Mix:
     """The LoRAs that are in a model's weights, and what its weights are with others.
 
-    Factors are kept once they are read. Base weights are read from their files again when a change first needs them
-    (`read` gives the pipeline without LoRAs) and then kept, those that some LoRA touches.
+    Until something changes, nothing is kept. Then the files are read again (`read` gives the pipeline without LoRAs),
+    and the factors stay, and those base weights that some LoRA touches.
     """
 
     def __init__(self, read: Callable[[], Any]) -> None:
@@ -53,12 +53,11 @@ class Mix:
 
     def merge(self, pipeline: Any, loras: tuple[Lora, ...]) -> None:
         """Into a pipeline that has just been read. ModelError where one does not fit."""
-        wanted = strengths(loras)
-        self._known = {source: factors(pipeline, source) for source in wanted}
-        held = dict(parameters(pipeline))
+        wanted, held = strengths(loras), dict(parameters(pipeline))
+        known = {source: factors(pipeline, source) for source in wanted}
         with torch.no_grad():
-            for key in touched(self._known.values()):
-                held[key].copy_(self._sum(held[key], key, wanted))
+            for key in touched(known.values()):
+                held[key].copy_(mixed(held[key], key, wanted, known))
         self.loras = loras
 
     def weights(self, loras: tuple[Lora, ...]) -> Weights:
@@ -68,36 +67,36 @@ class Mix:
         """
         before, wanted = strengths(self.loras), strengths(loras)
         changed = [s for s in {**before, **wanted} if before.get(s) != wanted.get(s)]
-        self._learn(changed)
+        if changed:
+            self._learn({**before, **wanted})
         out: Weights = {}
         for part, name in touched(self._known[source] for source in changed):
             base = self._base[part, name]
-            out.setdefault(part, {})[name] = self._sum(base, (part, name), wanted)
+            out.setdefault(part, {})[name] = mixed(base, (part, name), wanted, self._known)
         return out
 
-    @torch.no_grad()
-    def _sum(self, base: Tensor, key: Key, wanted: Mapping[str, float]) -> Tensor:
-        """W; the base's own memory where no LoRA is in it."""
-        parts = [(strength, f) for source, strength in wanted.items() if (f := self._known[source].get(key))]
-        if not parts:
-            return base
-        up = torch.cat([f.up * (strength * f.scale) for strength, f in parts], 1)
-        down = torch.cat([f.down for _, f in parts])
-        return torch.addmm(base.flatten(1), up, down).view_as(base)
-
     def _learn(self, sources: Iterable[str]) -> None:
-        """Reads what is not known of these LoRAs and of the weights that they touch."""
+        """Reads what is not known of these LoRAs, and the weights that they touch."""
         fresh = [source for source in sources if source not in self._known]
         for source in fresh:
             find(source)  # before gigabytes are read in vain
-        lacking = {*touched(self._known[s] for s in sources if s not in fresh)} - {*self._base}
-        if not fresh and not lacking:
-            return
-        pipeline = self._read()
-        known = {source: factors(pipeline, source) for source in fresh}
-        lacking |= {*touched(known.values())} - {*self._base}
-        self._base |= {key: value.detach().clone() for key, value in parameters(pipeline) if key in lacking}
-        self._known |= known
+        if fresh:
+            pipeline = self._read()
+            known = {source: factors(pipeline, source) for source in fresh}
+            lacking = {*touched(known.values())} - {*self._base}
+            self._base |= {key: value.detach().clone() for key, value in parameters(pipeline) if key in lacking}
+            self._known |= known
+
+
+@torch.no_grad()
+def mixed(base: Tensor, key: Key, wanted: Mapping[str, float], known: Mapping[str, Mapping[Key, Factors]]) -> Tensor:
+    """One weight with the LoRAs that touch it; the base's own memory where none does."""
+    parts = [(strength, f) for source, strength in wanted.items() if (f := known[source].get(key))]
+    if not parts:
+        return base
+    up = torch.cat([f.up * (strength * f.scale) for strength, f in parts], 1)
+    down = torch.cat([f.down for _, f in parts])
+    return torch.addmm(base.flatten(1), up, down).view_as(base)
 
 
 def strengths(loras: Iterable[Lora]) -> dict[str, float]:

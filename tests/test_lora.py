@@ -113,6 +113,25 @@ def test_files_are_read_when_they_are_needed_and_once(shelf: Any) -> None:
     assert len(read) == 2
 
 
+def test_a_model_that_never_changes_keeps_nothing_and_the_first_change_reads_once(shelf: Any) -> None:
+    read = []
+    one, two = Lora(shelf("sd15", 1), 0.7), Lora(shelf("sd15", 2), -0.4)
+    base = ModelSpec("x", shelf("sd15"))
+    mix = Mix(lambda: (read.append(1), read_pipeline(base))[1])
+    pipeline = read_pipeline(base)
+    mix.merge(pipeline, (one,))
+    assert (mix._known, mix._base, read) == ({}, {}, [])
+    merged = {n: p.clone() for n, p in pipeline.unet.named_parameters()}
+    mix.weights((one, two))
+    back = mix.weights((replace(one, strength=0.0), two))
+    assert len(read) == 1
+    mix.loras = (one, two)
+    again = mix.weights((one,))
+    assert again["unet"]
+    assert all(torch.equal(value, merged[name]) for name, value in again["unet"].items())
+    assert any(not torch.equal(value, merged[name]) for name, value in back["unet"].items())
+
+
 def test_only_what_a_change_touches_is_given(shelf: Any, tmp_path: Path) -> None:
     narrow, wide = Lora(str(tiny.save_lora(tmp_path / "narrow.safetensors"))), Lora(shelf("sd15", 1))
     mix = Mix(lambda: read_pipeline(ModelSpec("x", shelf("sd15"))))
