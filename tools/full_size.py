@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,8 @@ from engines.torch import DTYPES
 from stream import networks
 
 TOKENS = 77
-NOISE = 1 << 20  # numbers drawn; every weight is made of them, over and over
+NOISE = 1 << 20  # numbers drawn; every weight is made of them, over and over, each from another one on
+STRIDE = 104_729  # from a weight's first number to the next one's
 
 Make = Callable[[], Any]
 
@@ -159,15 +159,16 @@ class Drawn(Mapping[str, Tensor]):
     """A module's weights, each drawn when it is asked for: spread as torch does it, norms at one, shifts at zero."""
 
     def __init__(self, module: nn.Module, device: str = "cpu") -> None:
-        self._shapes = {name: (w.shape, w.dtype) for name, w in module.named_parameters()}
+        weights = list(module.named_parameters())
+        self._shapes = {name: (w.shape, w.dtype, k * STRIDE % NOISE) for k, (name, w) in enumerate(weights)}
         self._device = device
         self._noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(5)).to(device)
 
     def __getitem__(self, name: str) -> Tensor:
-        shape, dtype = self._shapes[name]
+        shape, dtype, start = self._shapes[name]
         if len(shape) < 2:
             return torch.full(shape, float(name.endswith("weight")), dtype=dtype, device=self._device)
-        noise = self._noise.roll(crc32(name.encode()) % NOISE)  # no two alike: builders keep equal weights once
+        noise = self._noise.roll(start)  # no two alike: builders keep equal weights once
         spread = (noise / math.sqrt(3 * shape[1:].numel())).to(dtype)
         weight = torch.empty(shape, dtype=dtype, device=self._device)
         for piece in weight.view(-1).split(NOISE):
