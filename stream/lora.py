@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from stream.config import Lora
 from stream.errors import ModelError
-from stream.hub import Wanted, fetch
+from stream.hub import Wanted, fetch, first_line
 from stream.quiet import quiet
 from stream.weights import locate, reading
 
@@ -128,14 +129,19 @@ def factors(pipeline: Any, source: str) -> dict[Key, Factors]:
     ModelError where it is not there, damaged, or does not fit.
     """
     file = find(source)
-    with quiet(), reading(f"lora {source}", file):
-        try:
+    with reading(f"lora {source}", file), safe_open(file, "pt"):
+        pass
+    try:
+        with quiet():
             pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=ADAPTER)
-            parts = sorted(pipeline.get_list_adapters())
-            found = {(part, f"{name}.weight"): _factors(layer, source)
-                     for part in parts for name, layer in _layers(getattr(pipeline, part))}  # fmt: skip
-        finally:
-            pipeline.unload_lora_weights()
+        parts = sorted(pipeline.get_list_adapters())
+        found = {(part, f"{name}.weight"): _factors(layer, source)
+                 for part in parts for name, layer in _layers(getattr(pipeline, part))}  # fmt: skip
+    except (ValueError, KeyError, RuntimeError) as error:  # what diffusers and peft raise for other models' files
+        why = first_line(error).rstrip(":.")[:160]
+        raise ModelError(f"lora {source} does not fit this model ({why}): use one made for its kind") from None
+    finally:
+        pipeline.unload_lora_weights()
     if not found:
         raise ModelError(f"lora {source} has no weights for this model: use one made for its kind")
     return found
