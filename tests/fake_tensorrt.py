@@ -43,6 +43,8 @@ class FakeCard:
         self.recording: list[Launch] | None = None
         self.captured = self.replayed = self.finished = 0
         self.refuses_capture = False
+        self.busy = False  # what was queued may still be running
+        self.torn = 0  # pieces of memory that were given back meanwhile
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -51,7 +53,7 @@ class FakeCard:
         try:
             yield
         finally:
-            self.inside = False
+            self.inside, self.busy = False, True
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         assert self.inside, "its memory would belong to the caller's stream"
@@ -59,7 +61,11 @@ class FakeCard:
         made.fill_(77 if not dtype.is_floating_point else float("nan"))
         self.allocated.append(tuple(shape))
         self.memory[made.data_ptr()] = made
+        weakref.finalize(made, self._freed)
         return made
+
+    def _freed(self) -> None:
+        self.torn += self.busy
 
     def at(self, address: int) -> Tensor:
         """The memory there. Raises IllegalAddress where it was freed."""
@@ -92,6 +98,7 @@ class FakeCard:
 
     def finish(self) -> None:
         self.finished += 1
+        self.busy = False
 
 
 @dataclass

@@ -22,6 +22,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import livebrush
+from engines import Choice
 from stream import terminal
 from stream.fakes import EchoModel
 from stream.overlap import DEPTH, Ahead, Behind
@@ -201,6 +202,18 @@ def test_loras_and_vae_reach_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     paint("testcard", tmp_path / "a.png", "--lora", "a b.safetensors:0.8", "--lora", "owner/name", "--vae", "own/vae")
     assert [(x.source, x.strength) for x in asked[0].loras] == [("a b.safetensors", 0.8), ("owner/name", 1.0)]
     assert asked[0].vae == "own/vae"
+
+
+def test_a_build_is_told_and_what_runs_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(spec: Any, choice: Any, cache: Any, tell: Any) -> EchoModel:
+        tell("the denoiser's engine: building", 0.4)
+        return EchoModel(spec, multiple=32)
+
+    monkeypatch.setattr("stream.models.load", load)
+    monkeypatch.setattr("stream.choice.choose", lambda *_: Choice("tensorrt", "cuda", "f16", "the fastest on a card"))
+    said = " ".join(paint("testcard", tmp_path / "a.png").stderr.split())
+    began, built, ran = "engine: tensorrt on cuda", "40% the denoiser's engine: building", "engine: echo on cpu in f32"
+    assert said.index(began) < said.index(built) < said.index(ran)
 
 
 # ------------------------------------------------------------------------------------------------- stopping
