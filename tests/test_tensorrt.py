@@ -18,10 +18,10 @@ from test_engines import F32, error, inputs, small, wanted
 from torch import Tensor
 
 import engines
-from engines import Choice, EngineError, Network, Port, card, choose, tensorrt
+from engines import Choice, EngineError, Network, Port, backend, card, choose, tensorrt
 from engines.card import KEPT, WARM_UP, CudaCard
 from engines.tensorrt import RtxEngine, TensorRTEngine
-from engines.torch import GraphEngine
+from engines.torch import COMPILE, GraphEngine
 from stream import networks
 
 CHOICE = Choice("tensorrt", "cuda", "f32", "a test")
@@ -552,6 +552,26 @@ def test_models_of_every_architecture_are_captured_and_agree(kind: str, tmp_path
         engine = GraphEngine(network, Choice("torch", "cuda", "f32", ""), FakeCard())
         engine.prepare(**sizes)
         assert error(engine(*x).float(), right) < max(F32, 1.1 / 255 if network.name == "decoder" else 0)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_torch_on_a_card_is_compiled_where_that_is_asked_for(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+
+    def without_a_compiler(module: torch.nn.Module, **how: Any) -> Any:
+        compiled.append(module)
+        return compile_(module, backend="eager", **how)
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    monkeypatch.setattr("engines.torch.CudaCard", lambda device: FakeCard())
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)  # there is no card to go to
+    monkeypatch.setenv(COMPILE, "1" if asked else "0")
+    network = small()
+    engine = backend("torch").build(network, Choice("torch", "cuda", "f32", ""), None)
+    for rows in (2, 3, 2):
+        assert error(engine(*inputs(rows)), wanted(network, *inputs(rows))) < F32
+    assert bool(compiled) == asked
 
 
 def test_torch_on_a_card_runs_where_nothing_can_be_captured() -> None:
