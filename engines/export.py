@@ -155,13 +155,17 @@ class Hollow(nn.Module):
         return module(*inputs[:split])
 
 
-class QuickConv(torch.autograd.Function):
-    """Computed in float32, which any processor is fast in, and exported as a convolution of its inputs' type: while
-    tracing, only shapes and types matter."""
+class HollowConv(torch.autograd.Function):
+    """Zeros of a convolution's shape, exported as that convolution: while tracing, only shapes and types matter."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: tuple[Any, ...]) -> Tensor:
-        return nn.functional.conv2d(x.float(), weight.float(), _wide(bias), *way).to(x.dtype)
+    def forward(_: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: tuple[Any, ...]) -> Tensor:  # noqa: ARG004
+        rows, _, *pixels = (int(n) for n in x.shape)
+        made, _, *kernel = (int(n) for n in weight.shape)
+        stride, padding, dilation, _ = way
+        sides = [(n + 2 * p - d * (k - 1) - 1) // s + 1
+                 for n, p, d, k, s in zip(pixels, padding, dilation, kernel, stride, strict=True)]  # fmt: skip
+        return x.new_zeros((rows, made, *sides))
 
     @staticmethod
     def symbolic(g: Any, x: Any, weight: Any, bias: Any, way: tuple[Any, ...]) -> Any:
@@ -170,12 +174,13 @@ class QuickConv(torch.autograd.Function):
         return g.op("Conv", *given, strides_i=stride, pads_i=(*padding, *padding), dilations_i=dilation, group_i=groups)
 
 
-class QuickLinear(torch.autograd.Function):
-    """As `QuickConv`, for linear layers."""
+class HollowLinear(torch.autograd.Function):
+    """As `HollowConv`, for linear layers."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.linear(x.float(), weight.float(), _wide(bias)).to(x.dtype)
+    def forward(_: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG004
+        *rows, _ = (int(n) for n in x.shape)
+        return x.new_zeros((*rows, int(weight.shape[0])))
 
     @staticmethod
     def symbolic(g: Any, x: Any, weight: Any, bias: Any) -> Any:
@@ -183,18 +188,14 @@ class QuickLinear(torch.autograd.Function):
         return out if bias is None else g.op("Add", out, bias)
 
 
-def _wide(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float()
-
-
-def _quicken(part: nn.Module) -> None:
-    """Lets a layer compute in float32 while it is traced, where it is one that this is worth while for."""
+def _hollow_out(part: nn.Module) -> None:
+    """Takes the work out of a layer that does much; it is traced as before."""
     layer: Any = part
     if type(part) is nn.Linear:
-        linear: Any = QuickLinear
+        linear: Any = HollowLinear
         layer.forward = lambda x: linear.apply(x, part.weight, part.bias)
     elif type(part) is nn.Conv2d and part.padding_mode == "zeros" and not isinstance(part.padding, str):
-        conv: Any = QuickConv
+        conv: Any = HollowConv
         way = (part.stride, part.padding, part.dilation, part.groups)
         layer.forward = lambda x: conv.apply(x, part.weight, part.bias, way)
 
@@ -207,7 +208,7 @@ def _skeleton(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     memo: dict[int, Any] = {id(w): nn.Parameter(_zero(w, dtype), requires_grad=False) for w in module.parameters()}
     copy = deepcopy(module, memo).eval()
     for part in copy.modules():
-        _quicken(part)
+        _hollow_out(part)
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to("cpu", dtype if buffer.is_floating_point() else buffer.dtype))
     return copy
