@@ -360,7 +360,7 @@ def test_a_disk_that_fills_while_the_engine_is_written_is_one_message(tmp_path: 
 
 def test_too_little_memory_is_refused_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(preflight, "memory_free", lambda: 2_000_000_000)
-    with pytest.raises(EngineError, match=r"needs about 7\.\d GB of memory, 2\.0 GB are free: close other programs"):
+    with pytest.raises(EngineError, match=r"needs about 6\.3 GB of memory, 2\.0 GB are free: close other programs"):
         preflight.check("tensorrt-rtx", CARDS, "f16", 1_730_000_000, tmp_path)
 
 
@@ -506,14 +506,17 @@ def test_full_size_builds_are_measured_and_kept_beside_others(tmp_path: Path, mo
     monkeypatch.setattr(full_size, "names", lambda model: ["unet"])
     monkeypatch.setattr(full_size, "outline", lambda *_: (small(), None))
     file, app = tmp_path / "engines.json", typer.Typer()
-    file.write_text('{"other": 1}')
+    page = file.with_suffix(".md")
+    page.write_text(f"before\n{build_engines.MARK} old {build_engines.MARK}\nafter\n")
     app.command()(build_engines.main)
     result = CliRunner().invoke(app, ["--full-size", "tiny", "--sm", "89", "--json", str(file)])
     assert result.exit_code == 0, result.output
     assert "unet (f16)" in result.output
     kept = json.loads(file.read_text())
     fact = kept["tiny"]["networks"]["unet"]
-    assert kept["other"] == 1
+    assert "| unet (f16) |" in page.read_text()
+    assert "old" not in page.read_text()
+    assert page.read_text().endswith("after\n")
     assert fact["together_peak_bytes"] > fact["builder_peak_bytes"] / 2 > 0
     assert fact["seconds"] > fact["parse_s"] + fact["build_s"] > 0
     wrong_name = CliRunner().invoke(app, ["--full-size", "sd9"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import tempfile
 import threading
@@ -37,6 +38,7 @@ from tools.conditions import machine
 
 EVERY_S = 0.05  # between two looks at the memory
 PACKAGES = ("torch", "diffusers", "onnx", "polygraphy", "tensorrt-rtx")
+MARK = "<!-- made by tools.build_engines -->"
 OVERFLOW = (("sdxl-turbo", "vae-encoder"), ("sdxl-turbo", "vae-decoder"))  # in f16
 HEAD = ("network", "weights GB", "export s", "build s", "export peak GB", "builder peak GB", "together GB", "engine GB")
 
@@ -94,7 +96,7 @@ Make = Callable[[], tuple[Network, Mapping[str, Tensor]]]  # a network without i
 
 def measure(make: Make, wish: Wish, spans: Profiles, tell: Tell) -> dict[str, Any]:
     """One network, made, exported and built, and what that took. Nothing of it stays."""
-    memory, began = Memory(), time.perf_counter()
+    memory, began, worked = Memory(), time.perf_counter(), sum(os.times()[:4])
     with memory.watched(), tempfile.TemporaryDirectory() as folder:
         (network, weights), place = make(), Path(folder)
         profiles = spans.named(axes_of(network))
@@ -107,6 +109,7 @@ def measure(make: Make, wish: Wish, spans: Profiles, tell: Tell) -> dict[str, An
             "export_s": exported.seconds, "export_peak_bytes": exported.peak_bytes, "parse_s": built.parse_s,
             "build_s": built.build_s, "builder_peak_bytes": built.peak_bytes, "together_peak_bytes": memory.most,
             "engine_bytes": built.bytes, "seconds": time.perf_counter() - began,
+            "processor_s": sum(os.times()[:4]) - worked,
             "profiles": {a: list(s) for a, s in profiles.spans.items()},
         }  # fmt: skip
 
@@ -142,16 +145,34 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (f"{name} ({fact['precision']})", f"{fact['weights_bytes'] / 1e9:.2f}", f"{fact['export_s']:.1f}",
                f"{fact['parse_s'] + fact['build_s']:.1f}", *(f"{s / 1e9:.2f}" for s in sizes))  # fmt: skip
     every = list(found["networks"].values())
-    yield (f"all, in {sum(f['seconds'] for f in every):.0f} s", f"{sum(f['weights_bytes'] for f in every) / 1e9:.2f}",
+    worked = sum(f.get("processor_s", math.nan) for f in every)
+    said = "" if math.isnan(worked) else f" ({worked:.0f} s of a processor)"
+    yield (f"all, in {sum(f['seconds'] for f in every):.0f} s{said}",
+           f"{sum(f['weights_bytes'] for f in every) / 1e9:.2f}",
            f"{sum(f['export_s'] for f in every):.1f}", f"{sum(f['parse_s'] + f['build_s'] for f in every):.1f}", "", "",
            f"{max(f['together_peak_bytes'] for f in every) / 1e9:.2f}",
            f"{sum(f['engine_bytes'] for f in every) / 1e9:.2f}")  # fmt: skip
 
 
 def keep(file: Path, model: str, found: dict[str, Any]) -> None:
-    """Puts a model's figures into a JSON file, beside those of others."""
+    """Puts a model's figures into a JSON file, beside those of others, and all into the page of the same name."""
     known = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps(known | {model: found}, indent=1) + "\n")
+    known |= {model: found}
+    file.write_text(json.dumps(known, indent=1) + "\n")
+    page = file.with_suffix(".md")
+    if page.is_file() and page.read_text().count(MARK) == 2:
+        before, _, after = page.read_text().split(MARK)
+        page.write_text(f"{before}{MARK}\n{''.join(map(markdown, known, known.values()))}\n{MARK}{after}")
+
+
+def markdown(model: str, found: dict[str, Any]) -> str:
+    """A model's figures as a table, under a line on when and how."""
+    facts = found["conditions"]
+    load = ", ".join(map(str, facts["load_average"] or ["unknown"]))
+    where = f"{facts['cores']} cores of {facts['processor']}, load average {load} at the end"
+    lines = [f"**{model}**, {facts['date']}, {where}:"]
+    lines += ["", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    return "\n" + "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(found))]) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------- main
