@@ -248,7 +248,7 @@ def load(spec: ModelSpec, choice: Choice) -> Model:
     from stream.terminal import building, waiting
 
     console = told()
-    console.print(f"engine: {choice}", highlight=False, soft_wrap=True)
+    console.print(f"engine: {choice}", highlight=False, soft_wrap=True, markup=False)
     builds = choice.backend in TENSORRT
     with building(console) if builds else waiting(console, f"loading model {spec.name}") as tell:
         from engines.cache import default_folder
@@ -384,7 +384,8 @@ def doctor() -> None:
     console = shown()
     for finding in examine():
         mark = "[green]ok[/]     " if finding.here else "[yellow]missing[/]"
-        console.print(f"{mark} [bold]{finding.name}[/]: {finding.text}", highlight=False, soft_wrap=True)
+        text = finding.text.replace("[", r"\[")
+        console.print(f"{mark} [bold]{finding.name}[/]: {text}", highlight=False, soft_wrap=True)
 
 
 def shown() -> Console:

@@ -382,6 +382,17 @@ def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch
     assert "not here: owner/vae" in str(missing_weights(ModelSpec("x", "owner/name", vae="owner/vae")))
 
 
+def test_the_doctor_spells_extras_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.tensorrt.import_module", never)
+    told = " ".join(command("doctor").stdout.split())
+    assert "missing engine tensorrt: it is not there: pip install 'livebrush[tensorrt]'" in told
+    assert "missing engine tensorrt-rtx: it is not there: pip install 'livebrush[rtx]'" in told
+
+
+def never(name: str) -> None:
+    raise ImportError("it is not there")
+
+
 def test_the_doctor_looks_at_everything() -> None:
     result = command("doctor")
     assert result.exit_code == 0
