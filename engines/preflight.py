@@ -15,7 +15,7 @@ from engines.errors import EngineError
 
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # back end: its Python module
 BASE_BYTES = 900_000_000  # of memory, whatever the network: the library and the plans of SD's UNets' nodes
-MEMORY_TIMES = 3.1  # the weights' bytes, measured on SD's UNets (docs/benchmarks/engines.md)
+MEMORY_TIMES = 3.2  # the weights' bytes, measured on SD's UNets (docs/benchmarks/engines.md)
 DISK_TIMES = 2.3  # the weights' bytes: the exported graph and the engine
 CARD_BYTES = 500_000_000  # CUDA itself
 DISK_BYTES = 100_000_000  # and kernels, whatever the network

@@ -360,7 +360,7 @@ def test_a_disk_that_fills_while_the_engine_is_written_is_one_message(tmp_path: 
 
 def test_too_little_memory_is_refused_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(preflight, "memory_free", lambda: 2_000_000_000)
-    with pytest.raises(EngineError, match=r"needs about 6\.3 GB of memory, 2\.0 GB are free: close other programs"):
+    with pytest.raises(EngineError, match=r"needs about 6\.4 GB of memory, 2\.0 GB are free: close other programs"):
         preflight.check("tensorrt-rtx", CARDS, "f16", 1_730_000_000, tmp_path)
 
 
