@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from functools import cache as remember
@@ -28,6 +29,8 @@ from engines.spec import Network, Port, Precision, Ranges
 if TYPE_CHECKING:
     import openvino as ov
 
+# OpenVINO's converter reports each of its uses over the network, from a fork of this process, where this package is
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: an ImportError, which it is ready for
 RECOMPILED = 6  # sizes, of those used last, that new weights are compiled for before they replace the old ones
 SIDE_BY_SIDE = 2  # requests in a group: one thread each pays off from two on, and needs that many cores
 NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}

@@ -70,7 +70,14 @@ RECENT = 120  # newest measurements that count
 IN_A_ROW = 3  # failed ticks, before the worker gives itself up
 PR_SET_PDEATHSIG = 1
 GENTLE = 19  # the highest nice value
-IMPORTS = ("stream.models", "stream.pipeline", "stream.choice", "transformers.models.clip", "openvino")
+IMPORTS = (
+    "stream.models",
+    "stream.pipeline",
+    "stream.choice",
+    "transformers.models.clip",
+    "engines.openvino",
+    "openvino",
+)
 NETWORKS = ("StableDiffusionPipeline", "UNet2DConditionModel", "AutoencoderTiny", "LCMScheduler")  # each a lazy import
 Swap = Callable[[], None]
 
