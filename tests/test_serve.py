@@ -156,7 +156,7 @@ def test_the_status_line() -> None:
         room.worker.become("restarting", "the engine [died]")
         line = status.line(room.worker, summary())  # type: ignore[arg-type]
         assert line.startswith("the engine [died] · 1 session")
-        assert line.endswith("1 restarts")
+        assert line.endswith("1 restart")
         await room.sessions.close_all("done")
 
     together(job)

@@ -32,7 +32,7 @@ def worker(supervisor: Supervisor) -> str:
 
 def line(supervisor: Supervisor, summary: Summary) -> str:
     """`builtin on openvino on cpu in bf16 · 2 sessions · 29.8 fps · 62 ms`."""
-    parts = [worker(supervisor), "1 session" if summary.sessions == 1 else f"{summary.sessions} sessions"]
+    parts = [worker(supervisor), counted(summary.sessions, "session")]
     if summary.waiting:
         parts.append(f"{summary.waiting} waiting")
     if summary.fps:
@@ -40,8 +40,12 @@ def line(supervisor: Supervisor, summary: Summary) -> str:
     if summary.latency_ms is not None:
         parts.append(f"{summary.latency_ms:.0f} ms glass to glass")
     if supervisor.restarts:
-        parts.append(f"{supervisor.restarts} restarts")
+        parts.append(counted(supervisor.restarts, "restart"))
     return " · ".join(parts)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 class StatusLine:
