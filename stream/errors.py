@@ -6,7 +6,8 @@
     ├── ConfigError      a preset is unknown or malformed
     ├── ModelError       weights are missing, incomplete or of an unknown kind
     ├── SourceError      an input cannot be opened or read
-    └── SinkError        an output cannot be opened or written
+    ├── SinkError        an output cannot be opened or written
+    └── ClipError        a timeline is wrong, or a clip cannot be rendered as it asks
 
 Messages say what was got, what was expected, and what to do: `width 500 is not a multiple of 8: use 496 or 504`.
 """
@@ -36,4 +37,17 @@ class SinkError(LivebrushError):
     """An output cannot be opened or written."""
 
 
-__all__ = ["ConfigError", "EngineError", "LivebrushError", "ModelError", "SettingsError", "SinkError", "SourceError"]
+class ClipError(LivebrushError):
+    """A timeline is wrong, or a clip cannot be rendered as it asks."""
+
+
+__all__ = [
+    "ClipError",
+    "ConfigError",
+    "EngineError",
+    "LivebrushError",
+    "ModelError",
+    "SettingsError",
+    "SinkError",
+    "SourceError",
+]

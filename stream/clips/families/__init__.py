@@ -1,0 +1,19 @@
+"""The back ends, by name: each is one file and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from stream.clips.backend import Backend
+from stream.errors import ClipError
+
+FAMILIES: dict[str, str] = {}  # name: "module:attribute", imported when it is asked for
+
+
+def family(name: str) -> Backend:
+    """The back end called `name`; ClipError listing the known ones."""
+    if name not in FAMILIES:
+        raise ClipError(f"backend {name[:80]!r} is unknown: use one of {', '.join(FAMILIES)}")
+    module, _, attribute = FAMILIES[name].partition(":")
+    found: Backend = getattr(import_module(module), attribute)
+    return found
