@@ -38,7 +38,12 @@ class SinkError(LivebrushError):
 
 
 class ClipError(LivebrushError):
-    """A timeline is wrong, or a clip cannot be rendered as it asks."""
+    """A timeline is wrong, or a clip cannot be rendered as it asks. `at` is the place in the timeline, where there is
+    one: `("segments", 1, "fade")`; a timeline's reader makes file and line of it."""
+
+    def __init__(self, text: str, at: tuple[str | int, ...] = ()) -> None:
+        super().__init__(text)
+        self.at = at
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,7 @@ from stream.errors import ClipError
 from stream.settings import PROMPT_LIMIT, Side
 
 FRAMES_LIMIT = 100_000
+RATE = re.compile(r"\d{1,9}(\.\d{1,9})?|\d{1,9}/\d{1,9}")
 
 Schedule = Literal["static", "looped", "batched"]
 Fuse = Literal["linear", "flat", "pyramid", "relative"]
@@ -24,7 +26,12 @@ Prompt = Annotated[str, Field(max_length=PROMPT_LIMIT)]
 
 def _rate(value: Any) -> Any:
     """`24`, `12.5` or `30000/1001`, as a Fraction."""
-    return Fraction(str(value)) if isinstance(value, int | float | str) and not isinstance(value, bool) else value
+    if isinstance(value, Fraction):
+        return value
+    try:
+        return Fraction(str(value) if RATE.fullmatch(str(value)) else "")
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("is no rate: use e.g. 24, 12.5 or 30000/1001") from None
 
 
 Rate = Annotated[
@@ -173,14 +180,14 @@ class Timeline(Part):
 
         ClipError where segments leave a gap, overlap or are empty, a fade does not fit, or keys are out of place.
         """
-        _check_keys(self.keys, self.prompt, self.frames, 0, "")
+        _check_keys(self.keys, self.prompt, self.frames, 0, ())
         given = self.segments or (Segment(),)
         spans = list(pairwise(_borders(given, self.frames)))
         lengths = [end - start for start, end in spans]
         fades = _fades(given, lengths, self.window, self.loop)
         filled = []
         for index, (segment, (start, end), fade) in enumerate(zip(given, spans, fades, strict=True)):
-            _check_keys(segment.keys, segment.prompt, self.frames, start, f"segment {index + 1}: ")
+            _check_keys(segment.keys, segment.prompt, self.frames, start, ("segments", index))
             text: dict[str, Any] = {}
             if segment.prompt is None and not segment.keys:
                 text = {"keys": self.keys} if self.keys else {"prompt": self.prompt}
@@ -194,7 +201,9 @@ def _borders(segments: tuple[Segment, ...], frames: int) -> list[int]:
     for index, segment in enumerate(segments):
         for place, frame in ((index, segment.start), (index + 1, segment.end)):
             if frame is not None and known.setdefault(place, frame) != frame:
-                raise ClipError(_misfit(place, len(segments), known[place], frame, frames))
+                name = "start" if place == index else "end"
+                told = _misfit(place, len(segments), known[place], frame, frames)
+                raise ClipError(told, ("segments", index, name))
     places = sorted(known)
     borders = [0]
     for left, right in pairwise(places):
@@ -202,7 +211,7 @@ def _borders(segments: tuple[Segment, ...], frames: int) -> list[int]:
         borders += [low + round(width * k / (right - left)) for k in range(1, right - left + 1)]
     for index, (start, end) in enumerate(pairwise(borders)):
         if end <= start:
-            raise ClipError(_empty(index + 1, start, end, frames, len(segments)))
+            raise ClipError(_empty(index + 1, start, end, frames, len(segments)), ("segments", index))
     return borders
 
 
@@ -234,7 +243,9 @@ def _fades(segments: tuple[Segment, ...], lengths: list[int], window: int, loop:
     last = len(segments) - 1
     if segments[last].fade and (last == 0 or not loop):
         instead = "leave it out" if last == 0 else "leave it out, or set loop = true"
-        raise ClipError(f"segment {last + 1}: fade has no next segment to go into: {instead}")
+        raise ClipError(
+            f"segment {last + 1}: fade has no next segment to go into: {instead}", ("segments", last, "fade")
+        )
     fades = []
     for index, segment in enumerate(segments):
         room = min(lengths[index], lengths[(index + 1) % len(segments)])
@@ -245,20 +256,26 @@ def _fades(segments: tuple[Segment, ...], lengths: list[int], window: int, loop:
         if before + fades[index] // 2 > length:
             raise ClipError(
                 f"segment {index + 1}: its cross-fades take {before} + {fades[index] // 2} frames, and it has "
-                f"{length}: use a shorter fade or a longer segment"
+                f"{length}: use a shorter fade or a longer segment",
+                ("segments", index, "fade"),
             )
     return fades
 
 
-def _check_keys(keys: tuple[Key, ...], prompt: str | None, frames: int, start: int, where: str) -> None:
+def _check_keys(keys: tuple[Key, ...], prompt: str | None, frames: int, start: int, at: tuple[str | int, ...]) -> None:
+    where = f"segment {int(at[1]) + 1}: " if at else ""
+    at = (*at, "keys")
     if not keys:
         return
     if prompt:
-        raise ClipError(f"{where}prompt and keys are both given: use one of them")
+        raise ClipError(f"{where}prompt and keys are both given: use one of them", at)
     if keys[0].frame > start:
-        raise ClipError(f"{where}keys: the first is at frame {keys[0].frame}: it must be at {start}, where it begins")
-    for one, other in pairwise(keys):
+        told = f"{where}keys: the first is at frame {keys[0].frame}: it must be at {start}, where it begins"
+        raise ClipError(told, (*at, 0))
+    for index, (one, other) in enumerate(pairwise(keys)):
         if other.frame <= one.frame:
-            raise ClipError(f"{where}keys: frame {other.frame} comes after frame {one.frame}: sort them by frame")
+            told = f"{where}keys: frame {other.frame} comes after frame {one.frame}: sort them by frame"
+            raise ClipError(told, (*at, index + 1))
     if keys[-1].frame >= frames:
-        raise ClipError(f"{where}keys: frame {keys[-1].frame} is not in the clip: its frames are 0 to {frames - 1}")
+        told = f"{where}keys: frame {keys[-1].frame} is not in the clip: its frames are 0 to {frames - 1}"
+        raise ClipError(told, (*at, len(keys) - 1))
