@@ -1,10 +1,10 @@
-"""Video files, through FFmpeg's libraries: H.264 or VP9 in BT.709, each frame at its own time, with its sound."""
+"""Video files, through FFmpeg's libraries: in BT.709, each frame at its own time, with its sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -39,6 +40,26 @@ class Container:
     options: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class Coding:
+    """How pictures are coded: FFmpeg's encoder, its options, the pixels it takes and the name it goes by in the file.
+
+    `exact`: the same pictures give the same bytes, on any number of cores and at any date.
+    """
+
+    codec: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    pixels: str = "yuv420p"
+    tag: str | None = None
+    exact: bool = False
+
+    @property
+    def even(self) -> tuple[int, int]:
+        """What width and height are multiples of."""
+        return (2, 2) if "420" in self.pixels else (2, 1) if "422" in self.pixels else (1, 1)
+
+
+THREADS = 4  # of an encoder whose bytes must not depend on the machine
 MP4_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 MOV_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le")
 FRONT = (("movflags", "+faststart"),)  # the index first, so that a browser starts at once
@@ -49,9 +70,9 @@ CONTAINERS = {
     ".mkv": Container("matroska", "libx264", "aac", ("*",)),
     ".webm": Container("webm", "libvpx-vp9", "libopus", ("opus", "vorbis")),
 }
-CODEC_OPTIONS = {
-    "libx264": {"crf": "18", "preset": "veryfast"},
-    "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"},
+CODINGS = {
+    "libx264": Coding("libx264", {"crf": "18", "preset": "veryfast"}),
+    "libvpx-vp9": Coding("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}),
 }
 
 
@@ -65,7 +86,7 @@ class VideoSink(Sink):
         self._writer: Writer | None = None
 
     def write(self, frame: Frame) -> None:
-        with self._told():
+        with coding_told(self._path):
             if self._writer is None:
                 self._writer = Writer(self._made, self._kind, frame, self._rate, self._audio)
             self._writer.write(frame)
@@ -73,7 +94,7 @@ class VideoSink(Sink):
     def close(self, complete: bool = True) -> None:
         if self._writer is None:
             return
-        with self._told():
+        with coding_told(self._path):
             self._writer.finish(complete)
         publish(self._made, self._path)
 
@@ -82,23 +103,29 @@ class VideoSink(Sink):
             self._writer.abandon()
         remove(self._made)
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise SinkError(explain(self._path, error)) from error
-        except av.FFmpegError as error:
-            raise SinkError(f"output {self._path} cannot be written ({error}): try another kind, e.g. .mkv") from error
+
+@contextmanager
+def coding_told(path: Path) -> Iterator[None]:
+    """Turns errors of the disk and of FFmpeg into a SinkError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(explain(path, error)) from error
+    except av.FFmpegError as error:
+        raise SinkError(f"output {path} cannot be written ({error}): try another kind, e.g. .mkv") from error
 
 
 class Writer:
-    """An open video file: the picture, and the sound that goes along with it."""
+    """An open video file: the picture, and the sound that goes along with it. `tags` are the file's metadata."""
 
-    def __init__(self, path: Path, kind: Container, first: Frame, rate: Fraction, audio: Audio | None) -> None:
-        self._container: OutputContainer = av.open(str(path), "w", kind.muxer, options=dict(kind.options))
+    def __init__(self, path: Path, kind: Container, first: Frame, rate: Fraction, audio: Audio | None, *,
+                 coding: Coding | None = None, tags: Mapping[str, str] | None = None) -> None:  # fmt: skip
+        self._coding = coding or CODINGS[kind.video]
+        options = dict(kind.options) | ({"fflags": "+bitexact"} if self._coding.exact else {})
+        self._container: OutputContainer = av.open(str(path), "w", kind.muxer, options=options)
+        self._container.metadata.update(tags or {})
         self._base = first.time_base
-        self._stream = _video_stream(self._container, kind.video, first, rate)
+        self._stream = _video_stream(self._container, self._coding, first, rate)
         self._step = max(round(1 / rate / self._base), 1)
         self._tracks = Tracks(audio, self._container, kind) if audio else None
         self._last: int | None = None
@@ -109,7 +136,7 @@ class Writer:
         self._last = pts
         if self._tracks:
             self._tracks.until(pts * self._base)
-        self._container.mux(self._stream.encode(_yuv(frame.image, pts, self._base, self._step)))
+        self._container.mux(self._stream.encode(_coloured(frame.image, self._coding, pts, self._base, self._step)))
 
     def finish(self, complete: bool) -> None:
         """The encoder's last packets, the sound to the end of the last frame (all of it if `complete`), the index."""
@@ -195,37 +222,51 @@ def _track(out: OutputContainer, sound: AudioStream, kind: Container) -> AudioSt
     rate = 48000 if kind.audio == "libopus" else sound.codec_context.sample_rate
     stream = out.add_stream(kind.audio, rate=rate)
     assert isinstance(stream, AudioStream)
+    stream.codec_context.flags |= Flags.bitexact
     stream.codec_context.layout = "mono" if sound.codec_context.layout.nb_channels == 1 else "stereo"
     return stream
 
 
-def _video_stream(out: OutputContainer, codec: str, first: Frame, rate: Fraction) -> VideoStream:
-    stream = out.add_stream(codec, rate=rate, options=dict(CODEC_OPTIONS[codec]))
+def _video_stream(out: OutputContainer, coding: Coding, first: Frame, rate: Fraction) -> VideoStream:
+    stream = out.add_stream(coding.codec, rate=rate, options=dict(coding.options))
     assert isinstance(stream, VideoStream)
     context = stream.codec_context
+    across, down = coding.even
     width, height = first.size
-    context.width, context.height, context.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+    context.width, context.height, context.pix_fmt = width + width % across, height + height % down, coding.pixels
     context.time_base = first.time_base
-    context.colorspace, context.color_range = int(Colorspace.ITU709), int(ColorRange.MPEG)
-    context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
+    if coding.exact:
+        context.thread_count = THREADS
+        context.flags |= Flags.bitexact
+    if coding.tag:
+        context.codec_tag = coding.tag
+    if not _is_rgb(coding):
+        context.colorspace, context.color_range = int(Colorspace.ITU709), int(ColorRange.MPEG)
+        context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
     return stream
 
 
-def _yuv(image: Image, pts: int, base: Fraction, duration: int) -> VideoFrame:
-    """A frame for the encoder; an odd side grows by a pixel, since a 4:2:0 picture has even ones."""
+def _is_rgb(coding: Coding) -> bool:
+    return not coding.pixels.startswith("yuv")
+
+
+def _coloured(image: Image, coding: Coding, pts: int, base: Fraction, duration: int) -> VideoFrame:
+    """A frame for the encoder; an odd side grows by a pixel where the pixels' colours come in pairs."""
     height, width = image.shape[:2]
-    if height % 2 or width % 2:
-        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    yuv = rgb.reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        dst_color_trc=ColorTrc.BT709,
-        dst_color_primaries=ColorPrimaries.BT709,
-    )
-    yuv.pts, yuv.time_base, yuv.duration = pts, base, duration
-    return yuv
+    across, down = coding.even
+    if width % across or height % down:
+        image = np.pad(image, ((0, height % down), (0, width % across), (0, 0)), mode="edge")
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    if not _is_rgb(coding):
+        frame = frame.reformat(
+            format=coding.pixels,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            dst_color_trc=ColorTrc.BT709,
+            dst_color_primaries=ColorPrimaries.BT709,
+        )
+    frame.pts, frame.time_base, frame.duration = pts, base, duration
+    return frame
 
 
 def connect(place: Place, source: Source) -> VideoSink:
