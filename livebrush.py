@@ -2,60 +2,40 @@
 
 from __future__ import annotations
 
-import inspect
 import signal
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from stream.errors import LivebrushError, SettingsError
+from stream.commandline import (
+    INTERRUPTED,
+    WRONG,
+    Command,
+    Group,
+    lora,
+    option,
+    shown,
+    sides,
+    told,
+    with_options,
+)
+from stream.errors import SettingsError
 from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-    from rich.console import Console
-
     from engines import Choice
-    from stream.config import Lora, ModelSpec
+    from stream.config import ModelSpec
     from stream.models import Model
     from stream.render import Outcome
     from stream.sinks import Place
     from stream.sources import Source
 
-WRONG, INTERRUPTED = 2, 130  # exit codes
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Group(TyperGroup):
-    """Errors that a user can mend become one message and exit code 2; Ctrl-C becomes 130."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LivebrushError as error:
-            told().print("[bold red]error:[/]", str(error).replace("[", r"\["), highlight=False, soft_wrap=True)
-            raise typer.Exit(WRONG) from None
-        except KeyboardInterrupt:
-            told().print("stopped: nothing was written")
-            raise typer.Exit(INTERRUPTED) from None
-
-
 app = typer.Typer(
     cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-
-
-def told() -> Console:
-    """Where progress and errors go: standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def main() -> None:
@@ -73,46 +53,8 @@ def with_settings(command: Command) -> Command:
     The command gets those that were given as `settings`. Width and height are left to `--size`.
     """
     fields = {name: field for name, field in Settings.model_fields.items() if name not in ("width", "height")}
-
-    def called(**given: Any) -> Any:
-        asked = {name: given.pop(name) for name in fields}
-        return command(settings={name: plain(name, v) for name, v in asked.items() if v is not None}, **given)
-
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
-    places = [p for p in own if p.default is inspect.Parameter.empty]
-    options = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option(f))
-               for n, f in fields.items()]  # fmt: skip
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*places, *options, *own[len(places) :]]]
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    return called  # type: ignore[return-value]
-
-
-def option(field: FieldInfo) -> Any:
-    """The annotation of a command's parameter for a setting."""
-    kind, metavar = field.annotation, None
-    if get_origin(kind) is Literal:
-        kind, metavar = str, "|".join(get_args(kind))
-    elif get_origin(kind) in (tuple, UnionType):
-        kind, metavar = str, "N,N,..."
-    return Annotated[kind | None, typer.Option(help=described(field), metavar=metavar, show_default=False)]  # type: ignore[operator]
-
-
-def described(field: FieldInfo) -> str:
-    """A setting's help with its limits, and its default where the preset has none of its own."""
-    low, high, below = (bound(field, name) for name in ("ge", "le", "lt"))
-    facts = []
-    if low is not None:
-        facts.append(f"{low} to {high}" if high is not None else f"{low} to below {below}")
-    if field.default not in (None, ""):
-        facts.append(f"default: the model's, or {str(field.default).lower()}")
-    return f"{field.description} ({'; '.join(facts)})" if facts else str(field.description)
-
-
-def bound(field: FieldInfo, name: str) -> Any:
-    """A limit of a field, by pydantic's name for it, or None."""
-    return next((getattr(m, name) for m in field.metadata if hasattr(m, name)), None)
+    options = {name: option(field, "the model's, or ") for name, field in fields.items()}
+    return with_options(command, "settings", options, plain)
 
 
 def plain(name: str, value: Any) -> Any:
@@ -123,34 +65,6 @@ def plain(name: str, value: Any) -> Any:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
         raise SettingsError(f"t_index {value[:80]!r} is no list of whole numbers: use e.g. 32,45") from None
-
-
-def sides(text: str) -> dict[str, int]:
-    """`640x360`, or one number for a square."""
-    parts = text.lower().split("x")
-    try:
-        width, height = (int(p) for p in (parts if len(parts) > 1 else parts * 2))
-    except ValueError:
-        raise SettingsError(f"size {text[:80]!r} is no size: use WIDTHxHEIGHT, e.g. 512x288") from None
-    return {"width": width, "height": height}
-
-
-def lora(text: str) -> Lora:
-    """`PATH` or `PATH:0.8`."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from stream.config import Lora
-
-    source, _, strength = text.rpartition(":")
-    try:
-        number = float(strength)
-    except ValueError:
-        return Lora(text)
-    try:
-        return TypeAdapter(Lora).validate_python({"source": source, "strength": number})
-    except ValidationError as error:
-        why = error.errors()[0]["msg"].lower()
-        raise SettingsError(f"lora {text[:80]!r}: {why}: use e.g. style.safetensors:0.8") from None
 
 
 def loras_in(folder: Path) -> list[str]:
@@ -386,13 +300,6 @@ def doctor() -> None:
         mark = "[green]ok[/]     " if finding.here else "[yellow]missing[/]"
         text = finding.text.replace("[", r"\[")
         console.print(f"{mark} [bold]{finding.name}[/]: {text}", highlight=False, soft_wrap=True)
-
-
-def shown() -> Console:
-    """Where results go: standard output, never folded where it is no terminal."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 @app.command()
