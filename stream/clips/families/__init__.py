@@ -7,7 +7,14 @@ from importlib import import_module
 from stream.clips.backend import Backend
 from stream.errors import ClipError
 
-FAMILIES: dict[str, str] = {}  # name: "module:attribute", imported when it is asked for
+HERE = "stream.clips.families"
+FAMILIES: dict[str, str] = {
+    "svd": f"{HERE}.svd:BACKEND",
+    "ltx": f"{HERE}.ltx:BACKEND",
+    "wan": f"{HERE}.wan:BACKEND",
+    "wan22": f"{HERE}.wan:MIXTURE",
+    "wan22-5b": f"{HERE}.wan:SMALL",
+}  # name: "module:attribute", imported when it is asked for
 
 
 def family(name: str) -> Backend:
