@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.clips.command import clip
 from stream.commandline import (
     INTERRUPTED,
     WRONG,
@@ -417,6 +418,11 @@ def engines_gc(
         typer.echo(f"{item.place.name}: {item.why}")
     freed = sum(x.size for x in found) if dry else remove(default_folder(), found)
     typer.echo(f"{freed / 1e6:.1f} MB {'would be' if dry else 'are'} free")
+
+
+# ------------------------------------------------------------------------------------------------- clips
+
+app.add_typer(clip, name="clip")
 
 
 def version(asked: bool) -> None:

@@ -54,18 +54,17 @@ def shown() -> Console:
 def with_options(
     command: Command, into: str, options: Mapping[str, Any], convert: Callable[[str, Any], Any]
 ) -> Command:
-    """Gives a command options, by name and annotation. It gets those that were given, converted, as the dict `into`."""
+    """Gives a command options, by name and annotation. It gets those that were given, converted, as the dict
+    `into`, in the place of which they stand."""
 
     def called(**given: Any) -> Any:
         asked = {name: given.pop(name) for name in options}
         return command(**{into: {name: convert(name, v) for name, v in asked.items() if v is not None}}, **given)
 
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != into]
-    places = [p for p in own if p.default is inspect.Parameter.empty]
-    added = [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in options.items()
-    ]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*places, *added, *own[len(places) :]]]
+    added = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a)
+             for n, a in options.items()]  # fmt: skip
+    own = [[p] if p.name != into else added for p in inspect.signature(command, eval_str=True).parameters.values()]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for part in own for p in part]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {p.name: p.annotation for p in parameters}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -96,7 +95,8 @@ def described(field: FieldInfo, default: str) -> str:
     low, high, below = (bound(field, name) for name in ("ge", "le", "lt"))
     facts = []
     if low is not None:
-        facts.append(f"{low} to {high}" if high is not None else f"{low} to below {below}")
+        most = f" to {high}" if high is not None else f" to below {below}" if below is not None else " or more"
+        facts.append(f"{low}{most}")
     if field.default not in (None, ""):
         facts.append(f"default: {default}{str(field.default).lower()}")
     return f"{field.description} ({'; '.join(facts)})" if facts else str(field.description)

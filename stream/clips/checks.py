@@ -31,6 +31,12 @@ def check(timeline: Timeline) -> Plan:
     return backend.plan(resolved)
 
 
+def check_ready(timeline: Timeline) -> None:
+    """ClipError where the back end cannot work on this machine."""
+    if missing := known(timeline.backend).missing(timeline):
+        raise ClipError(f"backend {timeline.backend} is not ready: {missing}", ("backend",))
+
+
 def known(name: str) -> Backend:
     """The back end called `name`; ClipError with the nearest one where there is none."""
     if name in FAMILIES:

@@ -15,11 +15,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from stream.clips.explain import keys
+from stream.clips.explain import At, keys
 from stream.clips.flags import Flags
 from stream.clips.lines import NodeLines
 from stream.clips.reading import Script, Table, near
@@ -87,7 +87,7 @@ def drafts(base: Table, script: Script, given: Flags, batch: Sequence[Row], numb
     for row in batch or [Row(1, {}, "")]:
         values = dict(row.values)
         named = values.pop("output", None) if isinstance(values.get("output"), str) else None
-        source = Script(row.where or script.name, "" if row.where else script.text, script.flags)
+        source = replace(script, flags={_place(name): row.where for name in values} | {**script.flags})
         each: Sequence[int | None] = numbers or [None]
         for seed in each:
             table = given.over(_applied(base, values, row.where))
@@ -95,6 +95,11 @@ def drafts(base: Table, script: Script, given: Flags, batch: Sequence[Row], numb
             facts = {name: _word(value) for name, value in row.values.items()}
             facts |= {"row": f"{row.number:03}", "seed": str(table.get("seed", 0))}
             yield Draft(table, source, None if named is None else Path(named), facts)
+
+
+def _place(column: str) -> At:
+    """The place in a timeline of a column."""
+    return ("segments",) if column == "motion" else tuple(column.split("."))
 
 
 def outputs(found: Sequence[Draft], pattern: Path | None, many: str) -> list[Path]:
