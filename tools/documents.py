@@ -12,7 +12,16 @@ from typer.testing import CliRunner
 from stream.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = ("run", "serve", "models", "doctor", "bench", *(f"engines {c}" for c in ("build", "list", "verify", "gc")))
+COMMANDS = (
+    "run",
+    "serve",
+    "clip",
+    *(f"clip jobs {c}" for c in ("list", "run", "cancel", "resume", "remove")),
+    "models",
+    "doctor",
+    "bench",
+    *(f"engines {c}" for c in ("build", "list", "verify", "gc")),
+)
 WIDTH = 100
 
 
