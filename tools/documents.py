@@ -16,6 +16,7 @@ COMMANDS = (
     "run",
     "serve",
     "clip",
+    "clip motions",
     *(f"clip jobs {c}" for c in ("list", "run", "cancel", "resume", "remove")),
     "models",
     "doctor",

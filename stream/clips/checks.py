@@ -6,15 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stream.clips.backend import Backend, Plan
 from stream.clips.explain import At
 from stream.clips.families import FAMILIES, family
 from stream.clips.reading import SOUNDS
-from stream.clips.timeline import Keyframe, Timeline
+from stream.clips.timeline import Keyframe, Segment, Timeline
 from stream.config import Lora
 from stream.errors import ClipError, LivebrushError
 from stream.sources import PICTURES, kind_of, open_source
+
+if TYPE_CHECKING:
+    from stream.clips.modules import MotionModule
 
 
 def check(timeline: Timeline) -> Plan:
@@ -23,6 +27,7 @@ def check(timeline: Timeline) -> Plan:
     backend = known(resolved.backend)
     _windows(resolved)
     _keyframes(resolved)
+    _motions(resolved)
     for at, text in pictures(resolved):
         readable(text, at)
     for at, text in others(resolved):
@@ -92,6 +97,46 @@ def _windows(timeline: Timeline) -> None:
         raise ClipError(
             f"overlap {timeline.overlap} is not below window {timeline.window}: use 0 to {timeline.window - 1}",
             ("overlap",),
+        )
+
+
+def _motions(timeline: Timeline) -> None:
+    """ClipError unless every motion module is there and takes a window, and motion LoRAs fit it. Those on the hub are
+    left to the back end, since looking at them downloads them."""
+    if not any(s.motion is not None or s.motion_loras for s in timeline.segments) or timeline.backend != "animatediff":
+        return
+    from stream.clips.modules import find
+
+    for index, segment in enumerate(timeline.segments):
+        source, at = segment.motion, ("segments", index)
+        if source is None:
+            if segment.motion_loras:
+                raise ClipError(
+                    f"segment {index + 1}: motion_loras need a motion module: say motion", (*at, "motion_loras")
+                )
+            continue
+        if not _is_path(source):
+            continue
+        try:
+            module = find(source)
+        except LivebrushError as error:
+            raise ClipError(f"segment {index + 1}: {error}", (*at, "motion")) from None
+        _fits(module, segment, timeline, index)
+
+
+def _fits(module: MotionModule, segment: Segment, timeline: Timeline, index: int) -> None:
+    at = ("segments", index)
+    if module.frames < min(timeline.window, timeline.frames):
+        raise ClipError(
+            f"segment {index + 1}: motion module {segment.motion} takes {module.frames} frames at once, and the window "
+            f"has {timeline.window}: use window {module.frames} or less",
+            (*at, "motion"),
+        )
+    if segment.motion_loras and not module.facts.loras:
+        raise ClipError(
+            f"segment {index + 1}: motion module {segment.motion} ({module.facts.version}) takes no motion LoRAs: only "
+            "AnimateDiff v2 does",
+            (*at, "motion_loras"),
         )
 
 

@@ -37,7 +37,7 @@ class Render(TyperCommand):
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         formatter.write_usage(ctx.parent.command_path, " ".join(self.collect_usage_pieces(ctx)))
-        formatter.write_usage(ctx.parent.command_path, "jobs  (see --help)", prefix="   or: ")
+        formatter.write_usage(ctx.parent.command_path, "motions | jobs  (each with --help)", prefix="   or: ")
 
 
 clip = typer.Typer(cls=Clips, help="Clips: offline video, from a timeline or from flags.")
@@ -300,3 +300,20 @@ def _stopped(order: Order) -> None:
     how = "goes on where it stopped" if resumes and kept else "begins it again, and gives the same clip"
     told().print(f"stopped: {order.output} is not written: the same command {how}{kept}", highlight=False, markup=False,
                  soft_wrap=True)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- lists
+
+
+@clip.command("motions")
+def motions_list() -> None:
+    """Lists the motion modules that ship with Livebrush. Others: a folder, a .safetensors file or a hub id."""
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    from stream.clips.modules import built_in, find
+
+    table = Grid("motion", "what it does", "frames at once", "licence", box=None, padding=(0, 2, 0, 0))
+    for module in map(find, built_in()):
+        table.add_row(module.source, escape(module.facts.about), str(module.frames), escape(module.facts.licence))
+    shown().print(table, highlight=False)
