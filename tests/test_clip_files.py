@@ -1,0 +1,216 @@
+"""Files of clips: every container and codec, exact rates and sizes, the same bytes every time, sound, manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+from clip_rig import Drawn, drawing, drawn
+from media import coded, no_frames, seconds, sound_of, sound_only, video
+
+from stream.clips import manifest as manifests
+from stream.clips import write as module
+from stream.clips.backend import Watch
+from stream.clips.make import Keep, make
+from stream.clips.manifest import digest, load, read, sidecar
+from stream.clips.timeline import Output, Timeline
+from stream.clips.write import Target, target, write
+from stream.errors import ClipError, SinkError
+from stream.frame import Image
+
+FILM = Fraction(24000, 1001)
+COUNT = 9
+SIZE = (98, 72)
+KINDS = {
+    "h264.mp4": "h264", "h265.mp4": "h265", "av1.mp4": "av1", "vp9.mp4": "vp9", "h264.m4v": "auto",
+    "prores.mov": "auto", "h264.mov": "h264", "vp9.webm": "auto", "av1.webm": "av1", "h264.mkv": "auto",
+    "h265.mkv": "h265", "prores.mkv": "prores", "a.gif": "auto", "a.apng": "auto", "folder": "auto",
+}  # fmt: skip
+TEXT = json.dumps({"livebrush": 1, "much": "x" * 3000})
+
+
+def written(path: Path, images: Iterator[Image] | None = None, *, rate: Fraction = FILM, size: tuple[int, int] = SIZE,
+            **output: Any) -> Target:  # fmt: skip
+    """A clip, moved to its place."""
+    to = target(path, path.with_name(path.name + ".part"), Output(**output), rate, size)
+    given = images if images is not None else (drawing(i, size) for i in range(COUNT))
+    write(to, given, path.with_name("spool"), None, TEXT)
+    to.made.replace(path)
+    return to
+
+
+def write_kinds(folder: Path) -> None:
+    """One of each, as a process of its own does it."""
+    for name, codec in KINDS.items():
+        written(folder / name, codec=codec)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two folders, by two processes whose fresh memory is full of different things."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    code = "from pathlib import Path; import test_clip_files as t; t.write_kinds(Path({!r}))"
+    running = [python(code.format(str(folder)), MALLOC_PERTURB_=filling, MALLOC_MMAP_THRESHOLD_=str(2**30))
+               for folder, filling in zip(folders, ("85", "170"), strict=True)]  # fmt: skip
+    for process in running:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert said == ""  # encoders keep quiet
+    return folders
+
+
+def python(code: str, **environment: str) -> subprocess.Popen[str]:
+    here = Path(__file__).parent
+    environment["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def pictures(path: Path) -> list[Image]:
+    """RGB, by whoever reads the format best."""
+    if path.is_dir():
+        return [np.array(PIL.Image.open(p)) for p in sorted(path.glob("*.png"))]
+    with av.open(str(path)) as file:
+        return [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
+
+
+# ------------------------------------------------------------------------------------------------- formats
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_processes_write_the_same_bytes(kinds: list[Path], name: str) -> None:
+    assert digest(kinds[0] / name) == digest(kinds[1] / name)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_picture_comes_back(kinds: list[Path], name: str) -> None:
+    back = pictures(kinds[0] / name)
+    assert len(back) == COUNT
+    lossless = name in ("a.apng", "folder")
+    for index, image in enumerate(back):
+        assert image.shape == (SIZE[1], SIZE[0], 3)
+        off = np.abs(image.astype(int) - drawing(index, SIZE)).mean()
+        assert off == 0 if lossless else off < 4
+
+
+@pytest.mark.parametrize("name", [k for k in KINDS if k not in ("a.gif", "folder")])
+def test_the_rate_is_exact_and_the_codec_is_as_named(kinds: list[Path], name: str) -> None:
+    with av.open(str(kinds[0] / name)) as file:
+        stream = file.streams.video[0]
+        assert stream.average_rate == FILM
+        times = [f.pts * f.time_base for f in file.decode(stream)]
+        clock = stream.time_base
+        found = stream.codec_context.codec.canonical_name
+    assert all(abs(t - i / FILM) <= clock * (i + 1) / 2 for i, t in enumerate(times))
+    named = {"h265": "hevc"}.get(name.partition(".")[0], name.partition(".")[0])
+    assert found == (named if named != "a" else "apng")
+
+
+@pytest.mark.parametrize("name", [k for k in KINDS if k not in ("a.gif", "a.apng", "folder")])
+def test_colours_are_tagged(kinds: list[Path], name: str) -> None:
+    with av.open(str(kinds[0] / name)) as file:
+        context = file.streams.video[0].codec_context
+        next(file.decode(video=0))
+        tags = context.colorspace, context.color_primaries, context.color_trc, context.color_range
+    assert tags == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_text_is_inside(kinds: list[Path], name: str) -> None:
+    assert manifests._inside(kinds[0] / name) == TEXT
+
+
+def test_an_index_comes_first_where_a_browser_starts(kinds: list[Path]) -> None:
+    whole = (kinds[0] / "h264.mp4").read_bytes()
+    assert 0 < whole.index(b"moov") < whole.index(b"mdat")
+
+
+@pytest.mark.parametrize("rate", [Fraction(8), FILM, Fraction(25, 2), Fraction(50)])
+def test_a_gif_keeps_time_in_hundredths(tmp_path: Path, rate: Fraction) -> None:
+    path = tmp_path / "a.gif"
+    written(path, (drawing(i // 2) for i in range(20)), rate=rate, size=(96, 64))
+    shown = []
+    with PIL.Image.open(path) as gif:
+        for index in range(gif.n_frames):
+            gif.seek(index)
+            shown.append(round(gif.info["duration"] / 10))
+        gif.seek(0)
+        assert gif.info["loop"] == 0
+    starts = [sum(shown[:i]) for i in range(21)]
+    assert starts == [round(i * 100 / rate) for i in range(21)]
+
+
+def test_an_apng_shows_every_picture_as_long_and_begins_again(kinds: list[Path]) -> None:
+    with PIL.Image.open(kinds[0] / "a.apng") as file:
+        assert (file.n_frames, file.info["loop"]) == (COUNT, 0)
+        for index in range(COUNT):
+            file.seek(index)
+            assert file.info["duration"] == pytest.approx(float(1000 / FILM))
+
+
+@pytest.mark.parametrize(("name", "wide", "high"), [("a.mp4", 98, 64), ("a.mov", 98, 63), ("a.gif", 97, 63),
+                                                    ("a.apng", 97, 63), ("a", 97, 63)])  # fmt: skip
+def test_odd_sizes_grow_only_where_they_must(tmp_path: Path, name: str, wide: int, high: int) -> None:
+    written(tmp_path / name, size=(97, 63))
+    image = pictures(tmp_path / name)[3]
+    assert image.shape == (high, wide, 3)
+    assert np.abs(image[:63, :97].astype(int) - drawing(3, (97, 63))).mean() < 4
+
+
+def test_one_frame_is_a_clip_too(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.webm", "a.gif", "a.apng", "a"):
+        written(tmp_path / name, iter([drawing(3, SIZE)]))
+        assert len(pictures(tmp_path / name)) == 1
+
+
+def test_quality_is_the_encoders_own(tmp_path: Path) -> None:
+    sizes = [written(tmp_path / f"{q}.mp4", quality=q).path.stat().st_size for q in (4, 20, 40)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 1.5 * sizes[2]
+
+
+def test_an_encoder_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = module.Coding("libnothing", exact=True)
+    monkeypatch.setitem(module.CODINGS, "av1", gone)
+    with pytest.raises(ClipError, match="libnothing, which this PyAV was built without: use vp9, or pip install"):
+        written(tmp_path / "a.webm", codec="av1")
+
+
+def test_a_size_that_an_encoder_cannot_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="h265 needs 64 pixels a side, not 48"):
+        written(tmp_path / "a.mp4", codec="h265", size=(96, 48))
+
+
+def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal
+from pathlib import Path
+import test_clip_files as t
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+for name in ("a.mp4", "a.webm", "a.mov", "a.gif", "a.apng", "a"):
+    try:
+        t.written(Path({str(tmp_path)!r}) / name, (t.noisy(i) for i in range(9)), size=(96, 64))
+    except t.SinkError as error:
+        print(error)
+"""
+    done = python(code).communicate()
+    said = done[0].splitlines()
+    assert len(said) == 6
+    assert all("cannot be written (File too large): write to another place" in line for line in said), done
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def noisy(index: int) -> Image:
+    return np.random.default_rng(index).integers(0, 256, (64, 96, 3), np.uint8)
