@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -17,16 +16,16 @@ import numpy as np
 import PIL.Image
 import pytest
 from clip_rig import Drawn, drawing, drawn
-from media import coded, no_frames, seconds, sound_of, sound_only, video
+from media import sound_of, sound_only, video
 
 from stream.clips import manifest as manifests
 from stream.clips import write as module
 from stream.clips.backend import Watch
 from stream.clips.make import Keep, make
-from stream.clips.manifest import digest, load, read, sidecar
+from stream.clips.manifest import Manifest, digest, load, read, sidecar
 from stream.clips.timeline import Output, Timeline
 from stream.clips.write import Target, target, write
-from stream.errors import ClipError, SinkError
+from stream.errors import ClipError
 from stream.frame import Image
 
 FILM = Fraction(24000, 1001)
@@ -197,12 +196,13 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
 import resource, signal
 from pathlib import Path
 import test_clip_files as t
+from stream.errors import SinkError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 for name in ("a.mp4", "a.webm", "a.mov", "a.gif", "a.apng", "a"):
     try:
         t.written(Path({str(tmp_path)!r}) / name, (t.noisy(i) for i in range(9)), size=(96, 64))
-    except t.SinkError as error:
+    except SinkError as error:
         print(error)
 """
     done = python(code).communicate()
@@ -214,3 +214,185 @@ for name in ("a.mp4", "a.webm", "a.mov", "a.gif", "a.apng", "a"):
 
 def noisy(index: int) -> Image:
     return np.random.default_rng(index).integers(0, 256, (64, 96, 3), np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------- sound
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    return drawn(monkeypatch)
+
+
+def clip(folder: Path, name: str = "out.mp4", job: str = "job", **more: Any) -> Manifest:
+    timeline = Timeline(backend="drawn", **{"frames": 10, "fps": 25} | more)
+    return make(timeline, folder / name, folder / job, Watch(), keep=Keep())
+
+
+@pytest.mark.parametrize(("name", "codec"), [("out.mp4", "aac"), ("out.webm", "opus"), ("out.mov", "aac")])
+def test_sound_is_kept_as_long_as_the_clip_is(backend: Drawn, tmp_path: Path, name: str, codec: str) -> None:
+    video(tmp_path / "in.mp4", 20, sound="aac")
+    clip(tmp_path, name, input=str(tmp_path / "in.mp4"), frames=15)
+    assert sound_of(tmp_path / name) == (codec, pytest.approx(0.6, abs=0.05), pytest.approx(0.4, abs=0.03))
+
+
+def test_all_sound_is_kept_where_the_clip_goes_to_the_end(backend: Drawn, tmp_path: Path) -> None:
+    video(tmp_path / "in.mkv", 20, sound="flac")
+    clip(tmp_path, "out.mkv", input=str(tmp_path / "in.mkv"), frames=20)
+    assert sound_of(tmp_path / "out.mkv") == sound_of(tmp_path / "in.mkv")
+
+
+def test_sound_of_another_file_goes_along(backend: Drawn, tmp_path: Path) -> None:
+    video(tmp_path / "in.mp4", 10, sound="aac")
+    sound_only(tmp_path / "music.m4a")
+    clip(tmp_path, input=str(tmp_path / "in.mp4"), output={"audio": str(tmp_path / "music.m4a")}, frames=5)
+    name, end, _ = sound_of(tmp_path / "out.mp4")
+    assert (name, end) == ("aac", pytest.approx(0.2, abs=0.05))
+
+
+@pytest.mark.parametrize("audio", ["generate", "keep"])
+def test_sound_that_is_made_with_the_clip_is_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, audio: str) -> None:
+    drawn(monkeypatch, made={"sounds": True})
+    clip(tmp_path, output={"audio": audio})
+    name, end, began = sound_of(tmp_path / "out.mp4")
+    assert (name, end, began) == ("aac", pytest.approx(0.4, abs=0.05), pytest.approx(0, abs=0.03))
+    assert {p.name for p in (tmp_path / "job").iterdir()} == {"lock", "manifest.json", "sound.wav"}
+    assert len(pictures(tmp_path / "out.mp4")) == 10
+
+
+@pytest.mark.parametrize("audio", ["none", "keep"])
+def test_a_clip_may_be_silent(backend: Drawn, tmp_path: Path, audio: str) -> None:
+    if audio == "none":
+        video(tmp_path / "in.mp4", 10, sound="aac")
+    clip(tmp_path, output={"audio": audio}, **({"input": str(tmp_path / "in.mp4")} if audio == "none" else {}))
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        assert not file.streams.audio
+
+
+def test_sound_is_the_same_bytes_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn(monkeypatch, made={"sounds": True})
+    for name in ("out.mp4", "out.webm", "out.mov", "out.mkv"):
+        made = [clip(tmp_path, f"{i}-{name}", job=f"{i}-{name}-job", output={"audio": "generate"}) for i in (0, 1)]
+        assert made[0].sha256 == made[1].sha256
+
+
+def test_a_file_without_sound_gives_none(backend: Drawn, tmp_path: Path) -> None:
+    video(tmp_path / "still.mp4", 3)
+    with pytest.raises(ClipError, match=r"still\.mp4 has no sound in it"):
+        clip(tmp_path, output={"audio": str(tmp_path / "still.mp4")})
+
+
+# ------------------------------------------------------------------------------------------------- manifests
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.mov", "out.mkv", "out.gif", "out.apng", "out"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_clip_is_rendered_again_from_itself(backend: Drawn, tmp_path: Path, name: str, beside: bool) -> None:
+    video(tmp_path / "in.mp4", 10, sound="aac")
+    made = clip(tmp_path, name, input=str(tmp_path / "in.mp4"), seed=4, prompt='größer \U0001f3a8 {a: "b"}')
+    if not beside:
+        sidecar(tmp_path / name).unlink()
+    timeline = read(tmp_path / name)
+    assert (timeline.seed, timeline.prompt) == (4, 'größer \U0001f3a8 {a: "b"}')
+    (tmp_path / "other").mkdir()
+    again = make(timeline, tmp_path / "other" / name, tmp_path / "job2", Watch(), keep=Keep())
+    assert again.sha256 == made.sha256
+    assert read(sidecar(tmp_path / "other" / name)) == timeline
+
+
+def test_nothing_of_this_machine_or_this_run_is_inside_a_file(backend: Drawn, tmp_path: Path) -> None:
+    video(tmp_path / "in.mp4", 10)
+    made = clip(tmp_path, input=str(tmp_path / "in.mp4"))
+    assert str(tmp_path).encode() not in (tmp_path / "out.mp4").read_bytes()
+    inside = json.loads(manifests._inside(tmp_path / "out.mp4") or "")
+    assert inside["inputs"] == {"in.mp4": digest(tmp_path / "in.mp4")}
+    assert not {"places", "platform", "seconds", "timings", "sha256"} & set(inside)
+    assert made.places == {"in.mp4": "in.mp4"}
+    assert load(sidecar(tmp_path / "out.mp4")) == made
+
+
+def test_inputs_are_found_where_they_were_beside_the_clip_or_here(
+    backend: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "clips", "here"):
+        (tmp_path / name).mkdir()
+    for name, frames in (("a", 10), ("b", 12)):
+        video(tmp_path / name / "in.mp4", frames)
+    keyframes = [{"frame": 2, "image": str(picture_at(tmp_path / "a" / "key.png"))}]
+    monkeypatch.chdir(tmp_path / "b")
+    output = {"audio": "none", "upscaler": None}
+    made = clip(tmp_path / "clips", input="../a/in.mp4", control={"model": "o/n", "input": "in.mp4"},
+                keyframes=keyframes, output=output)  # fmt: skip
+    assert set(made.inputs) == {"a/in.mp4", "b/in.mp4", "key.png"}
+    path = tmp_path / "clips" / "out.mp4"
+    monkeypatch.chdir(tmp_path / "here")
+    for timeline in (read(path), read(sidecar(path))):
+        assert timeline.input == str(tmp_path / "a" / "in.mp4")
+        assert timeline.control is not None
+        assert (timeline.control.model, timeline.control.input) == ("o/n", str(tmp_path / "b" / "in.mp4"))
+    sidecar(path).unlink()
+    (tmp_path / "clips" / "a").mkdir()
+    (tmp_path / "a" / "in.mp4").rename(tmp_path / "clips" / "a" / "in.mp4")
+    (tmp_path / "b" / "in.mp4").rename(tmp_path / "here" / "in.mp4")
+    (tmp_path / "a" / "key.png").rename(tmp_path / "clips" / "key.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClipError, match=rf"b/in\.mp4, .*\(sha256 {made.inputs['b/in.mp4']}\), is not there"):
+        read(path)
+    assert read(path, {"control"}).input == str(tmp_path / "clips" / "a" / "in.mp4")
+    (tmp_path / "here" / "in.mp4").rename(tmp_path / "clips" / "in.mp4")
+    assert read(path).keyframes[0].image == str(tmp_path / "clips" / "key.png")
+
+
+def picture_at(path: Path) -> Path:
+    PIL.Image.fromarray(drawing(0)).save(path)
+    return path
+
+
+def test_an_input_that_has_changed_is_told(backend: Drawn, tmp_path: Path) -> None:
+    video(tmp_path / "in.mp4", 10)
+    made = clip(tmp_path, input=str(tmp_path / "in.mp4"))
+    video(tmp_path / "in.mp4", 11)
+    with pytest.raises(ClipError, match=rf"in\.mp4 is not what .*{made.inputs['in.mp4']}"):
+        read(tmp_path / "out.mp4")
+
+
+def test_a_clip_without_a_manifest_is_told(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.gif", "a.mkv"):
+        video(tmp_path / name, 3, codec="gif" if name == "a.gif" else "libx264")
+    picture_at(tmp_path / "a.png")
+    for name in ("a.mp4", "a.gif", "a.mkv", "a.png"):
+        with pytest.raises(ClipError, match=rf"{name} has no manifest in it, and there is no {name}\.json beside it"):
+            read(tmp_path / name)
+    with pytest.raises(ClipError, match="is not there"):
+        read(tmp_path / "gone.mp4")
+    (tmp_path / "b.mp4").write_text("no video")
+    with pytest.raises(ClipError, match=r"b\.mp4 cannot be read"):
+        read(tmp_path / "b.mp4")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"livebrush": 2}, "is of format 2, and this Livebrush reads 1: update it"), ({"timeline": None}, "timeline: "),
+     ({"timeline": {"frames": 10**9}}, "timeline.frames"), ({"frames": "many"}, "frames: "),
+     ({"timeline": {"colour": 1}}, "timeline.colour"), ({"livebrush": "x"}, "livebrush: ")],
+)  # fmt: skip
+def test_a_damaged_manifest_is_told(backend: Drawn, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    clip(tmp_path)
+    path = sidecar(tmp_path / "out.mp4")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ClipError, match=said):
+        read(path)
+    assert read(tmp_path / "out.mp4").frames == 10
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", "null", "{}"])
+def test_a_manifest_that_is_no_json_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ClipError, match="damaged"):
+        read(tmp_path / "a.json")
+
+
+def test_a_clip_that_lost_its_manifest_is_known_by_the_one_beside_it(backend: Drawn, tmp_path: Path) -> None:
+    clip(tmp_path, seed=7)
+    video(tmp_path / "out.mp4", 10)  # somebody coded it anew
+    assert read(tmp_path / "out.mp4").seed == 7
