@@ -39,7 +39,8 @@ def overlaps(windows: Sequence[Window], frames: int, closed: bool) -> list[tuple
 def linear(length: int, before: int, after: int) -> Weights:
     """Ramps on the overlaps, 1 between them; where two windows overlap, their ramps sum to 1 as they are."""
     place = np.arange(1, length + 1)
-    return np.minimum(1, place / (before + 1)) * np.minimum(1, place / (after + 1))[::-1]
+    ramps: Weights = np.minimum(1, place / (before + 1)) * np.minimum(1, place / (after + 1))[::-1]
+    return ramps
 
 
 def flat(length: int, *_sides: int) -> Weights:
@@ -50,13 +51,15 @@ def flat(length: int, *_sides: int) -> Weights:
 def pyramid(length: int, *_sides: int) -> Weights:
     """1, 2, ... in the middle ... 2, 1."""
     place = np.arange(1.0, length + 1)
-    return np.minimum(place, place[::-1])
+    steps: Weights = np.minimum(place, place[::-1])
+    return steps
 
 
 def relative(length: int, *_sides: int) -> Weights:
     """1 in the middle, falling to .01 at the edges."""
     away = np.abs(np.arange(length) - (length - 1) / 2)
-    return np.maximum(0.01, 1 - away / (length / 2))
+    slopes: Weights = np.maximum(0.01, 1 - away / (length / 2))
+    return slopes
 
 
 SHAPES: dict[Fuse, Callable[..., Weights]] = {"linear": linear, "flat": flat, "pyramid": pyramid, "relative": relative}
