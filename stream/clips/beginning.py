@@ -1,14 +1,34 @@
-"""What a clip starts from: noise, and the pictures of an input, block by block."""
+"""What a clip starts from: noise, and the pictures of an input, block by block.
+
+A still input becomes a video: the camera moves over it, mirrored at its edges. Of a video the optical flow moves the
+noise, so that what is painted moves as the input does (Go-with-the-Flow, arXiv 2501.08331).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.clips.latents import Shape
+from stream.clips.noise import camera_matrix
+from stream.clips.timeline import Camera
 from stream.clips.windows import Window
+from stream.errors import ClipError
+from stream.frame import Image
+from stream.preprocess import fitted
+from stream.sources import PICTURES, open_source
+
+Begun = tuple[Tensor, Tensor | None]  # noise of a block, and its input's latents
+Encode = Callable[[Sequence[Image]], Tensor]  # pictures to latents (1, C, frames, h, w)
+FINER = 2  # a still picture is kept so many times finer than the clip, for a camera that comes nearer
 
 
 def fresh(generator: torch.Generator, shape: Shape, blocks: Sequence[Window], rows: bool = False) -> Iterator[Tensor]:
@@ -20,3 +40,78 @@ def fresh(generator: torch.Generator, shape: Shape, blocks: Sequence[Window], ro
             yield torch.randn((1, len(block), channels, *sides), generator=generator).transpose(1, 2)
         else:
             yield torch.randn((1, channels, len(block), *sides), generator=generator)
+
+
+def beginning(blocks: Sequence[Window], noise: Iterator[Tensor], pictures: Iterator[Image], encode: Encode,
+              flow: Flow | None) -> Iterator[Begun]:  # fmt: skip
+    """Noise and input of every block; `flow` sees the pictures of a block before its noise is drawn."""
+    for block in blocks:
+        images = list(islice(pictures, len(block)))
+        if flow is not None:
+            flow.see(images)
+        yield next(noise), encode(images)
+
+
+def mixed(cameras: Sequence[tuple[Camera, float]]) -> Camera:
+    """Several cameras at once, each with its share."""
+    ways = {name: sum(getattr(c, name) * share for c, share in cameras) for name in ("x", "y", "rotate")}
+    return Camera(**ways, zoom=float(np.prod([c.zoom**share for c, share in cameras])))
+
+
+def is_still(source: str) -> bool:
+    return Path(source).suffix.lower() in PICTURES and not Path(source).is_dir()
+
+
+def pictures(source: str, frames: int, size: tuple[int, int], camera: Callable[[int], Camera]) -> Iterator[Image]:
+    """The first `frames` pictures of an input, of the clip's `size`; ClipError where it has fewer."""
+    if is_still(source):
+        yield from panned(source, frames, size, camera)
+        return
+    with closing(open_source(source)) as opened:
+        count = -1
+        for count, frame in enumerate(islice(opened, frames)):  # noqa: B007 (it is asked for below)
+            yield fitted(frame.image, *size)
+    if count + 1 < frames:
+        raise ClipError(f"input {source} has {count + 1} frames, the clip {frames}: set frames = {count + 1} or fewer")
+
+
+def panned(source: str, frames: int, size: tuple[int, int], camera: Callable[[int], Camera]) -> Iterator[Image]:
+    """A still picture with the camera moving over it."""
+    width, height = size
+    with closing(open_source(source)) as opened:
+        still = fitted(next(iter(opened)).image, FINER * width, FINER * height)
+    place: NDArray[np.float64] = np.diag([1 / FINER, 1 / FINER, 1.0])
+    place[:2, 2] = 0.5 / FINER - 0.5  # pixels are counted from their middles
+    for frame in range(frames):
+        if frame:
+            place = camera_matrix(camera(frame), height, width) @ place
+        yield np.asarray(cv2.warpAffine(still, place[:2], size, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+
+
+class Flow:
+    """How what is seen has come since the frame before: `(2, h, w)` cells of a latent, right and down."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        """`size`: width and height in cells."""
+        self._size = size
+        self._finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._last: NDArray[np.uint8] | None = None
+        self._seen, self._fields = 0, dict[int, Tensor]()
+
+    def see(self, images: Sequence[Image]) -> None:
+        """The next pictures of the input."""
+        for image in images:
+            grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+            if self._last is not None:
+                self._fields[self._seen] = self._cells(self._finder.calc(grey, self._last, None))
+            self._last, self._seen = grey, self._seen + 1
+
+    def __call__(self, frame: int) -> Tensor:
+        """Of a frame that was seen; each is asked for once."""
+        return self._fields.pop(frame)
+
+    def _cells(self, back: NDArray[np.float32]) -> Tensor:
+        height, width = back.shape[:2]
+        small = cv2.resize(back, self._size, interpolation=cv2.INTER_AREA)
+        came = -small * np.array([self._size[0] / width, self._size[1] / height], np.float32)
+        return torch.from_numpy(np.ascontiguousarray(came.transpose(2, 0, 1)))

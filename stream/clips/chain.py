@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fft import fftfreq, fftn, ifftn
 
 from stream.clips.backend import Watch
+from stream.clips.beginning import Begun
 from stream.clips.fuse import Weights, weights
 from stream.clips.latents import Slab, State, Store
 from stream.clips.sampler import Sampler
@@ -102,17 +103,20 @@ class Chain(Generic[M]):
         """How often networks will run."""
         return self._calls(self.moves)
 
-    def begin(self, store: Store, key: str, generator: torch.Generator, noise: Iterable[Tensor],
-              clean: Iterator[Tensor] | None = None) -> State:  # fmt: skip
+    def left(self, state: State) -> int:
+        """How often they will still run."""
+        return self.calls - self._calls(state.done)
+
+    def begin(self, store: Store, key: str, generator: torch.Generator, begun: Iterable[Begun]) -> State:
         """Puts the noise, and the input where there is one, on the disk block by block: `(1, C, block, h, w)` each."""
         store.clear()
         latents, kept = store.slab("latents", 0), store.slab("noise")
         spare = store.slab("older", 0) if self.sampler.multistep else None
-        for block, made in zip(self.layout.blocks, noise, strict=True):
-            kept.write(block, made)
-            latents.write(block, self.sampler.begin(made, None if clean is None else next(clean)))
+        for block, (noise, clean) in zip(self.layout.blocks, begun, strict=True):
+            kept.write(block, noise)
+            latents.write(block, self.sampler.begin(noise, clean))
             if spare is not None:
-                spare.write(block, torch.zeros_like(made))
+                spare.write(block, torch.zeros_like(noise))
         state = State(key, 0, _hex(generator), torch.get_num_threads())
         store.commit(state)
         return state
