@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from diffusers import AnimateDiffPipeline, AnimateDiffVideoToVideoPipeline, MotionAdapter, UNetMotionModel
+from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
 from torch import Tensor
 
-from stream.clips.backend import Cancelled, Watch
+from stream.clips.backend import Watch
 from stream.clips.beginning import fresh
-from stream.clips.chain import Chain, Layout, low_pass
-from stream.clips.latents import Slab, Store
+from stream.clips.chain import Chain, Layout
+from stream.clips.latents import Store
 from stream.clips.sampler import Sampler, scheduler_of
 from stream.prompt import Text
 from stream.quiet import quiet
@@ -70,7 +66,7 @@ class Calls:
         return out
 
 
-def chained(networks: dict[str, Any], text: tuple[Text, Text], frames: int, *, steps: int = 3, shares: Shares | None = None,
+def chained(networks: Any, text: Any, frames: int, *, steps: int = 3, shares: Shares | None = None,
             sampler: str = "ddim", strength: float = 1.0, guidance: float = 1.0, schedule: str = "static",
             length: int = 8, overlap: int = 4, **more: Any) -> Chain[str]:  # fmt: skip
     layout = Layout(frames, schedule, length, overlap, "linear", shares or (lambda _frame: {"a": 1.0}))
@@ -89,7 +85,9 @@ def rendered(chain: Chain[str], folder: Path, seed: int = 7, watch: Watch | None
         return chain.run(store, state, watch or Watch()).read(range(chain.layout.frames))
 
 
-def from_diffusers(network: Any, text: tuple[Text, Text], sampler: str, frames: int, guidance: float, steps: int = 3) -> Tensor:
+def from_diffusers(
+    network: Any, text: tuple[Text, Text], sampler: str, frames: int, guidance: float, steps: int = 3
+) -> Tensor:
     pipe = AnimateDiffPipeline(None, None, None, network, None, scheduler_of(sampler, BETAS))
     pipe.vae_scale_factor = 1
     pipe.set_progress_bar_config(disable=True)
@@ -103,6 +101,8 @@ def from_diffusers(network: Any, text: tuple[Text, Text], sampler: str, frames: 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "lcm", "euler_a", "dpm"])
-def test_one_window_is_diffusers_own_bit_for_bit(networks: Any, text: Any, tmp_path: Path, sampler: str, guidance: float) -> None:
+def test_one_window_is_diffusers_own_bit_for_bit(
+    networks: Any, text: Any, tmp_path: Path, sampler: str, guidance: float
+) -> None:
     ours = rendered(chained(networks, text, 8, sampler=sampler, guidance=guidance), tmp_path)
     assert torch.equal(ours, from_diffusers(networks["a"], text, sampler, 8, guidance))

@@ -107,7 +107,9 @@ class AnimateRenderer:
 
     def models(self) -> Mapping[str, str]:
         """sha256 of what is loaded: the model's 2-D network and each motion module."""
-        return {self._parts.spec.model: self._digest} | {name: file_digest(module.weights) for name, module in self._nets.modules.items()}
+        return {self._parts.spec.model: self._digest} | {
+            name: file_digest(module.weights) for name, module in self._nets.modules.items()
+        }
 
     def close(self) -> None:
         """Lets go of the motion networks."""
@@ -148,7 +150,9 @@ class AnimateRenderer:
         size = (made.height // self._parts.factor, made.width // self._parts.factor)
         lengths = {len(w) for w in made.layout.windows(0)}
         used = dict.fromkeys(made.motions)
-        return {m: _Lengths({n: self._nets(m, n, size, lambda: watch.tell("load", 0, 1)) for n in lengths}) for m in used}
+        return {
+            m: _Lengths({n: self._nets(m, n, size, lambda: watch.tell("load", 0, 1)) for n in lengths}) for m in used
+        }
 
     def _begin(self, made: Recipe, chain: Chain[Motion], store: Store, key: str, shape: Shape, watch: Watch) -> State:
         generator = torch.Generator().manual_seed(made.timeline.seed)

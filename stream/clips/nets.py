@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from engines import Choice, Engine, Network, Port, engine_of
@@ -52,7 +51,7 @@ class Driven:
     engine: Engine
 
     def __call__(self, x: Tensor, t: Tensor, text: Text, frames: Window) -> Tensor:
-        rows = [part.unflatten(0, (len(x), len(frames))) for part in text.tensors()]
+        rows = [part.view(len(x), len(frames), *part.shape[1:]) for part in text.tensors()]
         return self.engine(x, t.float().expand(len(x)), *rows).cpu()
 
 
@@ -98,12 +97,13 @@ class Nets:
             Port("tokens", ("rows", frames, tokens, width)),
         ]
         if pooled is not None:
-            ports += [Port("pooled", ("rows", frames, pooled)), Port("time_ids", ("rows", frames, TIME_IDS), exact=True)]
+            ports += [
+                Port("pooled", ("rows", frames, pooled)),
+                Port("time_ids", ("rows", frames, TIME_IDS), exact=True),
+            ]
         multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
         cells = -(-TRACE // multiple) * multiple
         output = Port("prediction", ("rows", int(self.unet.config.out_channels), frames, "h", "w"))
         sizes = {"rows": 1, "h": cells, "w": cells}
         module = MotionNet(self.unit(motion), motion).eval()
         return Network("motion network", module, tuple(ports), output, sizes)
-
-

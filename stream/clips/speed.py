@@ -15,8 +15,8 @@ FILE = "clips.json"  # in the cache folder: seconds a call, by what was run
 def name_of(made: Recipe, choice: Choice) -> str:
     """What the time of a call depends on."""
     window = min(made.timeline.window, made.timeline.frames)
-    rows = 1 + made.guided
-    return f"{made.spec.name} {made.width}x{made.height} {rows}x{window} {choice.backend} {choice.device} {choice.precision}"
+    clip = f"{made.spec.name} {made.width}x{made.height} {1 + made.guided}x{window}"
+    return f"{clip} {choice.backend} {choice.device} {choice.precision}"
 
 
 def known(cache: Path) -> dict[str, float]:

@@ -9,6 +9,7 @@ from stream.errors import ClipError
 
 HERE = "stream.clips.families"
 FAMILIES: dict[str, str] = {
+    "animatediff": f"{HERE}.animatediff:BACKEND",
     "svd": f"{HERE}.svd:BACKEND",
     "ltx": f"{HERE}.ltx:BACKEND",
     "wan": f"{HERE}.wan:BACKEND",
