@@ -248,6 +248,10 @@ def serve(
                                         "minute.")] = 10,
     browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser (default: where "
                                                  "there is a display).", show_default=False)] = None,
+    clips: Annotated[bool, typer.Option("--clips/--no-clips", help="Make clips too: /clips and /v1/videos.")] = True,
+    allow: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A model, a back end or a motion module that "
+                                                    "may be asked for there, beside what is built in; may be given "
+                                                    "again.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen on the network, to anybody.")] = False,
 ) -> None:  # fmt: skip
     """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
@@ -260,7 +264,8 @@ def serve(
     wanted_size = (pixels["width"], pixels["height"]) if pixels else None
     known = [*(loras or []), *(loras_in(lora_folder) if lora_folder else [])]
     config = server.Config(model, host, port, source, wanted_size, engine, device, precision, limit, offers, browser,
-                           insecure, tuple(lora(text) for text in known))  # fmt: skip
+                           insecure, loras=tuple(lora(text) for text in known), clips=clips,
+                           clips_allow=tuple(allow or []))  # fmt: skip
     server.serve(config, typer.echo, told())
 
 

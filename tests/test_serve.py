@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -200,8 +201,10 @@ class Process:
 
     def __init__(self, *words: Any) -> None:
         line = [sys.executable, "-m", "livebrush", "serve", "--no-open", "--port", "0", *map(str, words)]
+        self._folder = tempfile.TemporaryDirectory()  # its clips are not the user's
+        env = os.environ | {"LIVEBRUSH_CLIPS": self._folder.name}
         self.job = subprocess.Popen(
-            line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self.job.stdout is not None
         said = self.job.stdout.readline()
@@ -235,6 +238,7 @@ class Process:
             os.killpg(self.job.pid, signal.SIGKILL)
         self.job.communicate()
         self.http.close()
+        self._folder.cleanup()
 
 
 @pytest.fixture

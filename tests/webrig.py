@@ -255,14 +255,14 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    pump: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, **config: Any
+    pump: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, clips: Any = None, **config: Any
 ) -> Iterator[Served]:
     """The whole server but for its worker, and its peers unless `answers` are given."""
     worker, fake = worker or FakeSupervisor(paints=True), FakeAnswers()
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
         settled = Config(port=port, **{"offers_per_minute": 10_000} | config)
-        server = Server(create_app(settled, worker, pump=pump, answers=answers or fake))  # type: ignore[arg-type]
+        server = Server(create_app(settled, worker, pump=pump, answers=answers or fake, clips=clips))  # type: ignore[arg-type]
         loops: list[asyncio.AbstractEventLoop] = []
         up = threading.Event()
 

@@ -30,8 +30,9 @@ from starlette.staticfiles import StaticFiles
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import loras, messages, sockets
+from web import loras, messages, sockets, videos
 from web.auth import Guard, Places, Rate
+from web.clips import Clips
 from web.config import Config
 from web.control import plain
 from web.errors import RefusalError
@@ -52,6 +53,7 @@ from web.messages import (
     ViewerAnswer,
     ViewerOffer,
 )
+from web.orders import VideoAsked
 from web.pump import Pump
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
@@ -61,6 +63,7 @@ log = logging.getLogger("livebrush")
 STATIC = Path(__file__).parent / "static"
 PATCH_S = 2.0  # how long a change over HTTP waits for the worker's answer
 JPEG_THREADS = 4
+CARDS = ("cuda", "mps")
 ABOUT = """Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
 statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden` and
 `Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `LorasTold`, `Pong`,
@@ -78,6 +81,7 @@ class House:
     sessions: Sessions
     offers: Rate
     jpeg: Executor
+    clips: Clips | None = None
 
     def offer(self, address: str) -> None:
         """Counts an offer; RefusalError where there are too many from that address."""
@@ -150,6 +154,7 @@ async def health(has: Has, response: Response) -> Health:
         restarts=worker.restarts,
         sessions=len(has.sessions),
         version=version(),
+        clips=has.clips.health if has.clips is not None else None,
     )
 
 
@@ -165,6 +170,7 @@ async def schema(has: Has) -> Schema:
         limits=Limits(sessions=has.config.limit, offers_per_minute=has.config.offers_per_minute),
         version=version(),
         sources=["camera", "screen", "file", "testcard", *own],
+        clips=has.clips is not None,
     )
 
 
@@ -283,6 +289,10 @@ async def index(_request: Request) -> FileResponse:
     return FileResponse(STATIC / "index.html")
 
 
+async def editor(_request: Request) -> FileResponse:
+    return FileResponse(STATIC / "clips.html")
+
+
 async def viewer(_request: Request) -> FileResponse:
     return FileResponse(STATIC / "view.html")
 
@@ -297,9 +307,9 @@ class Told(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-async def refused(_request: Request, error: Exception) -> Response:
+async def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusalError)
-    return Told(error.body, error.status, error.headers)
+    return Told(error.told(request.url.path), error.status, error.headers)
 
 
 async def wrong_setting(_request: Request, error: Exception) -> Response:
@@ -310,10 +320,11 @@ async def wrong_offer(_request: Request, error: Exception) -> Response:
     return Told({"error": str(error)}, 400)
 
 
-async def wrong_body(_request: Request, error: Exception) -> Response:
+async def wrong_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     unread = any(item["type"] == "json_invalid" for item in error.errors())
-    return Told({"error": messages.explained(error.errors(), "the body")}, 400 if unread else 422)
+    told = messages.explained(error.errors(), "the body")
+    return await refused(request, RefusalError(400 if unread else 422, told))
 
 
 async def plain_error(request: Request, error: Exception) -> Response:
@@ -324,11 +335,12 @@ async def plain_error(request: Request, error: Exception) -> Response:
         404: f"{request.url.path[:80]} is not here: see /openapi.json",
         405: f"{request.method[:20]} is not for {request.url.path[:80]}: see /openapi.json",
     }
-    return Told({"error": texts.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
+    told = texts.get(error.status_code, str(error.detail))
+    return await refused(request, RefusalError(error.status_code, told, headers=error.headers))
 
 
-async def broken(_request: Request, _error: Exception) -> Response:
-    return Told({"error": "the server made a mistake, which its log tells: try again"}, 500)
+async def broken(request: Request, _error: Exception) -> Response:
+    return await refused(request, RefusalError(500, "the server made a mistake, which its log tells: try again"))
 
 
 # ------------------------------------------------------------------------------------------------- the whole
@@ -343,17 +355,23 @@ def version() -> str:
 
 
 def create_app(
-    config: Config, supervisor: Supervisor, *, pump: Pump | None = None, answers: Answers = Peer.answer
+    config: Config,
+    supervisor: Supervisor,
+    *,
+    pump: Pump | None = None,
+    answers: Answers = Peer.answer,
+    clips: Clips | None = None,
 ) -> FastAPI:
-    """The application for the address in `config`. Its lifespan starts and stops the supervisor and the pump."""
+    """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
+    makes the clips."""
     sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
-            app.state.house = House(config, supervisor, sessions, offers, pool)
-            async with running(supervisor, sessions, pump):
+            app.state.house = House(config, supervisor, sessions, offers, pool, clips)
+            async with running(supervisor, sessions, pump, clips):
                 yield
 
     handlers: dict[Any, Any] = {
@@ -372,9 +390,10 @@ def create_app(
         docs_url=None,  # both pages of FastAPI come from elsewhere
         redoc_url=None,
         exception_handlers=handlers,
-        routes=[Route("/", index), Route("/view", viewer)],
+        routes=[Route("/", index), Route("/view", viewer), Route("/clips", editor)],
     )
     app.include_router(router)
+    app.include_router(videos.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=Places(config.host, config.port))
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
@@ -382,31 +401,42 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def running(supervisor: Supervisor, sessions: Sessions, pump: Pump | None) -> AsyncIterator[None]:
+async def running(
+    supervisor: Supervisor, sessions: Sessions, pump: Pump | None, clips: Clips | None
+) -> AsyncIterator[None]:
     """Everything that runs beside the requests."""
     supervisor.start()
     if pump is not None:
         pump.start()
+    if clips is not None:
+        clips.start(lambda: paints(sessions, supervisor))
     telling = asyncio.ensure_future(sessions.run())
     try:
         yield
     finally:
         telling.cancel()
-        await stop(supervisor, sessions)
+        await stop(supervisor, sessions, clips)
         if pump is not None:
             await asyncio.to_thread(pump.close)
 
 
-async def stop(supervisor: Supervisor, sessions: Sessions) -> None:
-    """Tells and ends every session, and the worker. A second time does nothing."""
-    await asyncio.gather(sessions.close_all("the server stops"), supervisor.stop())
+async def stop(supervisor: Supervisor, sessions: Sessions, clips: Clips | None) -> None:
+    """Tells and ends every session, the worker, and what makes the clips. A second time does nothing."""
+    ending = [sessions.close_all("the server stops"), supervisor.stop()]
+    await asyncio.gather(*ending, *([clips.stop()] if clips is not None else []))
+
+
+def paints(sessions: Sessions, supervisor: Supervisor) -> bool:
+    """Whether live streams paint on a card that clips would be rendered on as well."""
+    card = any(f" on {name}" in supervisor.facts.engine for name in CARDS)
+    return card and any(session.fps for session in sessions)
 
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with the messages of the control channel among its schemas."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        spoken = [(kind, "validation") for kind in messages.SPOKEN]
+        spoken = [(kind, "validation") for kind in (*messages.SPOKEN, VideoAsked)]
         _, extra = models_json_schema(cast(Any, spoken), ref_template="#/components/schemas/{model}")
         made["components"]["schemas"] = extra["$defs"] | made["components"]["schemas"]
         app.openapi_schema = without_defaults(made)

@@ -18,11 +18,15 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.errors import RefusalError
-from web.messages import BODY_LIMIT
+from web.messages import BODY_LIMIT, TIMELINE_LIMIT, UPLOAD_LIMIT
 
 TWINS = ("localhost", "127.0.0.1", "::1")  # names of one and the same place
 BODY_S = 10.0  # a body must be here by then
+UPLOAD_S = 120.0  # an upload as well
 WITH_BODY = ("POST", "PUT", "PATCH")
+VIDEOS = "/v1/videos"  # takes forms with a file
+LONGER = {VIDEOS: TIMELINE_LIMIT, "/api/clips/plan": TIMELINE_LIMIT}  # bodies that may be longer than others
+FORM = "multipart/form-data"
 ADDRESSES = 4096  # that `Rate` remembers at most
 HEADERS = {
     "cache-control": "no-cache",  # asked for again after an update; unchanged files cost a 304
@@ -140,7 +144,8 @@ class Rate:
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts and origins, other bodies than JSON, and bodies that are too large."""
+    """ASGI middleware: refuses foreign hosts and origins, other bodies than JSON (and the form of a clip), and bodies
+    that are too large."""
 
     def __init__(self, app: ASGIApp, places: Places) -> None:
         self._app, self._places = app, places
@@ -153,11 +158,20 @@ class Guard:
         try:
             self._check(scope, headers)
             if scope["type"] == "http" and scope["method"] in WITH_BODY:
-                receive = replay(await body(receive, headers), receive)
+                receive = await self._body(scope["path"], receive, headers)
         except RefusalError as refusal:
             await refuse(scope, receive, send, refusal)
             return
         await self._app(scope, receive, with_headers(send, headers["host"]) if scope["type"] == "http" else send)
+
+    async def _body(self, path: str, receive: Receive, headers: Mapping[str, str]) -> Receive:
+        """`receive` with a body that is not too large: read already, unless it is a form."""
+        if path == VIDEOS and kind_of(headers) == FORM:
+            return bounded(receive, headers)
+        if path.startswith(f"{VIDEOS}/") and not {"content-type", "transfer-encoding"} & headers.keys():
+            return replay(b"", receive)  # what is asked for stands in the path; a browser tells its Origin all the same
+        limit = LONGER.get(path, BODY_LIMIT)
+        return replay(await body(receive, headers, limit), receive)
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -165,7 +179,9 @@ class Guard:
             raise RefusalError(403, f"Host {host[:80]!r} is not this server: ask {self._places}")
         if origin is not None and not self._places.same_site(origin, host):
             raise RefusalError(403, f"Origin {origin[:80]!r} is another site: use the page at {self._places}")
-        asks = scope["type"] == "websocket" or scope["path"].startswith("/api/") or scope["method"] in WITH_BODY
+        asks = (
+            scope["type"] == "websocket" or scope["path"].startswith(("/api/", "/v1/")) or scope["method"] in WITH_BODY
+        )
         if asks and headers.get("sec-fetch-site") == "cross-site":
             raise RefusalError(403, f"the request comes from another site: use the page at {self._places}")
 
@@ -179,33 +195,65 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return found
 
 
-async def body(receive: Receive, headers: Mapping[str, str]) -> bytes:
+def kind_of(headers: Mapping[str, str]) -> str:
+    """The Content-Type, without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def body(receive: Receive, headers: Mapping[str, str], limit: int = BODY_LIMIT) -> bytes:
     """The whole body. RefusalError where it is not JSON, too large (told as soon as it is), or does not come."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = kind_of(headers)
     if kind != "application/json":
         raise RefusalError(415, f"Content-Type is {kind[:80] or 'missing'!r}: send application/json")
-    length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()) or int(length[:20]) > BODY_LIMIT:
-        raise _too_large()
+    _check_length(headers, limit)
     try:
-        return await asyncio.wait_for(_read(receive), BODY_S)
+        return await asyncio.wait_for(_read(receive, limit), BODY_S)
     except TimeoutError:
-        raise RefusalError(408, f"the body did not come within {BODY_S:g} s: send it at once") from None
+        raise _too_late(BODY_S) from None
 
 
-async def _read(receive: Receive) -> bytes:
+def bounded(receive: Receive, headers: Mapping[str, str]) -> Receive:
+    """`receive` that raises RefusalError as soon as more comes than may be uploaded, or it takes too long."""
+    _check_length(headers, UPLOAD_LIMIT)
+    end, seen = time.monotonic() + UPLOAD_S, 0
+
+    async def received() -> Message:
+        nonlocal seen
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+        except TimeoutError:
+            raise _too_late(UPLOAD_S) from None
+        seen += len(message.get("body", b""))
+        if seen > UPLOAD_LIMIT:
+            raise _too_large(UPLOAD_LIMIT)
+        return message
+
+    return received
+
+
+def _check_length(headers: Mapping[str, str], limit: int) -> None:
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()) or int(length[:20]) > limit:
+        raise _too_large(limit)
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     data = bytearray()
     while True:
         message = await receive()
         data += message.get("body", b"")
-        if len(data) > BODY_LIMIT:
-            raise _too_large()
+        if len(data) > limit:
+            raise _too_large(limit)
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             return bytes(data)
 
 
-def _too_large() -> RefusalError:
-    return RefusalError(413, f"the body has more than {BODY_LIMIT} bytes: send at most that")
+def _too_large(limit: int) -> RefusalError:
+    return RefusalError(413, f"the body has more than {limit} bytes: send at most that")
+
+
+def _too_late(seconds: float) -> RefusalError:
+    return RefusalError(408, f"the body did not come within {seconds:g} s: send it at once")
 
 
 def replay(data: bytes, receive: Receive) -> Receive:
@@ -240,7 +288,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send, refusal: RefusalErr
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008, "reason": str(refusal)[:120]})
             return
-    data = json.dumps(refusal.body).encode()
+    data = json.dumps(refusal.told(scope["path"])).encode()
     headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     headers += [(k.lower().encode(), v.encode("latin-1")) for k, v in refusal.headers.items()]
     await send({"type": f"{kind}.response.start", "status": refusal.status, "headers": headers})

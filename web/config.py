@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stream.config import Lora
 
 OFFERS_A_MINUTE = 10
+CLIPS = 50
 
 
 @dataclass(frozen=True)
@@ -25,4 +27,8 @@ class Config:
     offers_per_minute: int = OFFERS_A_MINUTE  # from one address
     browser: bool | None = None  # whether to open one; None: where there is a display
     insecure: bool = False  # whether others on the network may come in
+    clips: bool = True  # whether clips are made, at /clips and /v1/videos
+    clips_folder: Path | None = None  # of their queue; None: the user's
+    clips_limit: int = CLIPS  # that may wait
+    clips_allow: tuple[str, ...] = ()  # models, motion modules and back ends that requests for clips may name
     loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths

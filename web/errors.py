@@ -28,3 +28,11 @@ class RefusalError(LivebrushError):
     def body(self) -> dict[str, Any]:
         """The body of the HTTP answer."""
         return {"error": str(self), **self.more}
+
+    def told(self, path: str) -> dict[str, Any]:
+        """The body of the answer to a request of that path: below /v1 in OpenAI's form."""
+        if not path.startswith("/v1/"):
+            return self.body
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        more = {name: self.more.get(name) for name in ("param", "code")}
+        return {"error": {"message": str(self), "type": kind, **more}}

@@ -16,19 +16,24 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
+from stream.clips.queue import Queue
+from stream.errors import ClipError
 from stream.memory import settle
 from stream.messages import Plan
 from stream.sources import Source
 from stream.supervisor import Supervisor
 from web.app import House, create_app, stop
 from web.auth import Places
+from web.clips import Clips
 from web.config import Config
 from web.messages import PICTURE_LIMIT
+from web.orders import Rules, motions
 from web.pump import Pump
 from web.serve import wants_browser
 from web.sockets import NarrowWebSocket
 from web.status import StatusLine
 
+log = logging.getLogger("livebrush")
 GRACE_S = 1  # for requests under way when the server stops
 START_S = 0.05
 
@@ -66,7 +71,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await stop(self.house.supervisor, self.house.sessions)
+        await stop(self.house.supervisor, self.house.sessions, self.house.clips)
         await super().shutdown(sockets)
 
 
@@ -75,10 +80,22 @@ async def run(config: Config, plan: Plan, opened: Source | None, bound: socket.s
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler(console)])
     supervisor = Supervisor(plan)
     pump = Pump(config.source or "", opened) if opened is not None else None
-    server = Server(create_app(config, supervisor, pump=pump))
+    server = Server(create_app(config, supervisor, pump=pump, clips=opened_clips(config)))
     settle()
     async with beside(greet(server, config, console)):
         await server.serve([bound])
+
+
+def opened_clips(config: Config) -> Clips | None:
+    """The user's queue of clips, unless none are to be made. Without a place for it there is still the live picture."""
+    if not config.clips:
+        return None
+    try:
+        queue = Queue(config.clips_folder)
+    except ClipError as error:
+        log.warning("no clips are made: %s", error)
+        return None
+    return Clips(queue, Rules(motions(), frozenset(config.clips_allow)), limit=config.clips_limit)
 
 
 def handler(console: Console) -> logging.Handler:

@@ -34,11 +34,11 @@ def command(queue: Queue) -> Sequence[str]:
 
 
 class Caretaker:
-    """Owns the runner's process. `live` says whether live streams paint on what clips would be rendered on."""
+    """Owns the runner's process."""
 
-    def __init__(self, queue: Queue, *, live: Callable[[], bool] = lambda: False,
-                 command: Callable[[Queue], Sequence[str]] = command) -> None:  # fmt: skip
-        self.queue, self._live, self._command = queue, live, command
+    def __init__(self, queue: Queue, command: Callable[[Queue], Sequence[str]] = command) -> None:
+        self.queue, self._command = queue, command
+        self._live: Callable[[], bool] = lambda: False
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
@@ -52,8 +52,9 @@ class Caretaker:
         """Of the runner, where there is one."""
         return self._process.pid if self._process is not None else None
 
-    def start(self) -> None:
-        """Looks after the queue from now on."""
+    def start(self, live: Callable[[], bool] = lambda: False) -> None:
+        """Looks after the queue from now on. `live`: whether live streams paint on what clips would be rendered on."""
+        self._live = live
         self._task = asyncio.get_running_loop().create_task(self._run(), name="clips")
 
     def poke(self) -> None:

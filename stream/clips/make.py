@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 
 from stream.clips import manifest as manifests
 from stream.clips.backend import Backend, Cancelled, Plan, Rendered, Renderer, Watch
-from stream.clips.checks import check
 from stream.clips.families import family
 from stream.clips.manifest import Manifest, digest, sidecar
 from stream.clips.spool import Spool
@@ -140,10 +139,9 @@ class Clip:
         self.backend = family(timeline.backend)
         if missing := self.backend.missing(timeline):
             raise ClipError(f"backend {timeline.backend} is not ready: {missing}")
-        self.plan = check(timeline)
+        self.plan = self.backend.plan(timeline)
         rate = Fraction(self.plan.fps) * timeline.output.interpolate
-        size = self.plan.width * timeline.output.upscale, self.plan.height * timeline.output.upscale
-        self.to = target(output, _part(output, folder), timeline.output, rate, size)
+        self.to = target(output, _part(output, folder), timeline.output, rate)
         self.to.check(overwrite, Path(timeline.input) if timeline.input else None)
         self.track, self.generated = _sound(timeline, self.backend, self.plan, self.to)
         remove(self.to.made)  # left by one that was killed
