@@ -91,7 +91,7 @@ def test_the_model_is_kept_until_another_one_is_needed(backend: Drawn, tmp_path:
     [(line(frames=3000), "out", "too many"), (line(), "out.xyz", "no known kind.*mp4"),
      (line(), "gone/out.mp4", "make it first"), (line(output={"codec": "vp9"}), "out.mov", r"not vp9: use .*\.webm"),
      (line(output={"quality": 60}), "out.mp4", "between 0 and 51"), (line(fps=60), "out.gif", "at most 50"),
-     (line(output={"audio": "gone.wav"}), "out.mp4", "gone.wav cannot be read"),
+     (line(output={"audio": "gone.wav"}), "out.mp4", "gone.wav is not there"),
      (line(output={"audio": "generate"}), "out.gif", "holds no sound"),
      (line(output={"quality": 20}), "out", "leave out codec and quality"),
      (line(output={"quality": 20}), "out.mov", "prores has no quality")],

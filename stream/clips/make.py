@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from stream.clips import manifest as manifests
 from stream.clips.backend import Backend, Cancelled, Plan, Rendered, Renderer, Watch
+from stream.clips.checks import check
 from stream.clips.families import family
 from stream.clips.manifest import Manifest, digest, sidecar
 from stream.clips.spool import Spool
@@ -139,7 +140,7 @@ class Clip:
         self.backend = family(timeline.backend)
         if missing := self.backend.missing(timeline):
             raise ClipError(f"backend {timeline.backend} is not ready: {missing}")
-        self.plan = self.backend.plan(timeline)
+        self.plan = check(timeline)
         rate = Fraction(self.plan.fps) * timeline.output.interpolate
         self.to = target(output, _part(output, folder), timeline.output, rate)
         self.to.check(overwrite, Path(timeline.input) if timeline.input else None)
