@@ -28,8 +28,12 @@ class Lora:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    source: str
-    strength: Annotated[float, Field(allow_inf_nan=False, ge=-STRONGEST, le=STRONGEST)] = 1.0
+    source: Annotated[
+        str, Field(description="A .safetensors file, a folder with one, a hub id, or owner/name/file.safetensors.")
+    ]
+    strength: Annotated[
+        float, Field(allow_inf_nan=False, ge=-STRONGEST, le=STRONGEST, description="How much it counts; 0 is nothing.")
+    ] = 1.0
 
 
 def called(loras: tuple[Lora, ...]) -> dict[str, Lora]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from stream.clips.explain import keys
 from stream.settings import Settings
-from tools.documents import DOCS, command_line, settings_table
+from tools.documents import DOCS, command_line, settings_table, timeline_page
 
 ROOT = DOCS.parent
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "stream" / "builtin" / "README.md"]
@@ -20,6 +21,12 @@ def test_every_setting_is_documented() -> None:
     text = (DOCS / "settings.md").read_text()
     assert text == settings_table(), "run: python -m tools.documents"
     assert all(f"`{name}`" in text for name in Settings.model_fields)
+
+
+def test_every_key_of_a_timeline_is_documented() -> None:
+    text = (DOCS / "timeline.md").read_text()
+    assert text == timeline_page(), "run: python -m tools.documents"
+    assert all(f"| `{name.rpartition('.')[2]}` |" in text for name, _ in keys())
 
 
 def test_help_is_what_the_docs_show() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.clips import travel
+from stream.clips import reading, spread, travel
+from stream.clips.flags import Flags
 from stream.clips.timeline import Key, Segment, Timeline
 from stream.errors import ClipError
 from stream.prompt import Text
+from tools.documents import DOCS
 
 
 def timeline(frames: int, *segments: dict[str, Any], **values: Any) -> Timeline:
@@ -110,6 +113,26 @@ def test_a_cross_fade_lies_around_its_border_and_goes_evenly() -> None:
 def test_a_loop_fades_over_its_end() -> None:
     made = timeline(8, {"fade": 0}, {"fade": 3}, loop=True).resolved()
     assert [travel.alphas(made, f).get(0, 0) for f in range(8)] == [.5, .75, 1, 1, 0, 0, 0, .25]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- the examples
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "examples").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_examples_of_the_docs_are_right(path: Path) -> None:
+    table, text = reading.read(path)
+    made = reading.checked(table, reading.Script(str(path), text)).resolved()
+    assert made.segments[-1].end == made.frames
+    assert path.name in (DOCS / "clips.md").read_text()
+
+
+def test_the_example_of_a_batch_is_right() -> None:
+    batch = spread.rows(DOCS / "examples" / "styles.csv")
+    found = list(spread.drafts({}, reading.Script(), Flags(), batch, []))
+    made = [reading.checked(draft.table, draft.script).resolved() for draft in found]
+    assert [[s.motion for s in m.segments] for m in made] == [["pan"], ["pan", "zoom"], ["drift"]]
+    assert [m.output.quality for m in made] == [None, 16, None]
+    assert spread.outputs(found, None, "{row}") == [Path("oil.mp4"), Path("pencil.mp4"), Path("mixed.mp4")]
 
 
 # ------------------------------------------------------------------------------------------------- prompt travel

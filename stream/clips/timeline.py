@@ -167,7 +167,7 @@ class Timeline(Part):
     keyframes: Annotated[tuple[Keyframe, ...], Field(description="Pictures that frames must look like.")] = ()
     control: Annotated[Control | None, Field(description="A ControlNet or SparseCtrl, and what it follows.")] = None
     licence: Annotated[str | None, Field(description="Accepts a licence, by name, where one must be.")] = None
-    memory: Annotated[Memory, Field(description="What a large model may do to fit.")] = Memory()
+    memory: Annotated[Memory, Field(description="What a large model may do to fit into memory.")] = Memory()
     output: Annotated[Output, Field(description="How the clip is written.")] = Output()
     options: Annotated[dict[str, Any], Field(description="A back end's own: see livebrush clip backends.")] = {}
 

@@ -14,6 +14,7 @@ from stream.config import BUILTIN
 from stream.errors import ClipError, SourceError
 from stream.sources import PICTURES, open_source
 
+At = tuple[str | int, ...]
 ANY = ("dtype",)  # options that every family with weights takes
 FAR = 1.02  # the ratio of two aspects from which on a crop is worth telling
 
@@ -49,7 +50,7 @@ class Job:
         wanted = float | int if isinstance(default, float) else type(default)
         if default is None or (isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)):
             return value
-        raise ClipError(f"option {name} is {value!r}: expected e.g. {default!r}")
+        raise ClipError(f"option {name} is {value!r}: expected e.g. {default!r}", ("options", name))
 
     def plan(self, calls: int, windows: int = 1) -> Plan:
         return Plan(
@@ -84,9 +85,16 @@ def mode_of(facts: Facts, timeline: Timeline, modes: tuple[Mode, ...]) -> Mode:
     if mode not in modes:
         raise ClipError(
             f"backend {facts.name} has no {mode} ({why}), only {', '.join(modes)}: "
-            "choose another back end (livebrush clip backends lists them) or another input"
+            "choose another back end (livebrush clip backends lists them) or another input",
+            (_decides(timeline),),
         )
     return mode
+
+
+def _decides(timeline: Timeline) -> str:
+    """The key that makes a timeline mean its mode."""
+    given = {"control": timeline.control, "keyframes": timeline.keyframes, "input": timeline.input}
+    return next((name for name, value in given.items() if value), "backend")
 
 
 def _meant(timeline: Timeline) -> tuple[Mode, str]:
@@ -116,33 +124,39 @@ def _accepted(facts: Facts, timeline: Timeline) -> None:
         got = f"got licence {timeline.licence!r}" if timeline.licence else "no licence is accepted"
         raise ClipError(
             f"backend {facts.name} has a licence that you must accept ({facts.licence}), {got}: read it at "
-            f'https://huggingface.co/{facts.source}, then put licence = "{facts.accept}" into the timeline'
+            f'https://huggingface.co/{facts.source}, then put licence = "{facts.accept}" into the timeline, or '
+            f"say --licence {facts.accept}",
+            ("licence",),
         )
 
 
 def _nothing_else(facts: Facts, timeline: Timeline, mode: Mode) -> None:
     """Refuses what the back end would have to ignore."""
     memory = timeline.memory
-    refused = {
-        "a motion module": any(s.motion or s.motion_loras for s in timeline.segments),
-        "a camera": any(s.camera for s in timeline.segments),
-        "a closed loop": timeline.loop,
-        "FreeInit": timeline.free_init > 0,
-        f"noise {timeline.noise!r}": timeline.noise != "auto",
-        f"sampler {timeline.sampler!r}": timeline.sampler != "auto",
-        "a strength without an input video": timeline.strength is not None and mode != "v2v",
-        "a LoRA": bool(timeline.loras) and not facts.lora,
-        "a cache": memory.cache != "none" and not facts.cache,
-        f"offload {memory.offload!r}": memory.offload != "none" and memory.offload not in facts.offload,
+    segments = timeline.segments
+    refused: dict[str, tuple[bool, At]] = {
+        "a motion module": (any(s.motion or s.motion_loras for s in segments), ("segments",)),
+        "a camera": (any(s.camera for s in segments), ("segments",)),
+        "a closed loop": (timeline.loop, ("loop",)),
+        "FreeInit": (timeline.free_init > 0, ("free_init",)),
+        f"noise {timeline.noise!r}": (timeline.noise != "auto", ("noise",)),
+        f"sampler {timeline.sampler!r}": (timeline.sampler != "auto", ("sampler",)),
+        "a strength without an input video": (timeline.strength is not None and mode != "v2v", ("strength",)),
+        "a LoRA": (bool(timeline.loras) and not facts.lora, ("loras",)),
+        "a cache": (memory.cache != "none" and not facts.cache, ("memory", "cache")),
+        f"offload {memory.offload!r}": (memory.offload not in ("none", *facts.offload), ("memory", "offload")),
     }
-    if found := [what for what, asked in refused.items() if asked]:
-        raise ClipError(f"backend {facts.name} does not take {' or '.join(found)}: leave it out")
+    if found := {what: at for what, (asked, at) in refused.items() if asked}:
+        told = f"backend {facts.name} does not take {' or '.join(found)}: leave it out"
+        raise ClipError(told, next(iter(found.values())))
     if memory.quantise is not None and memory.quantise not in facts.quantise:
         known = ", ".join(facts.quantise) or "none"
-        raise ClipError(f"backend {facts.name} cannot be quantised by {memory.quantise!r}: it knows {known}")
+        raise ClipError(f"backend {facts.name} cannot be quantised by {memory.quantise!r}: it knows {known}",
+                        ("memory", "quantise"))  # fmt: skip
     own = {*facts.options, *(ANY if facts.offload else ())}
     if strange := sorted({*timeline.options} - own):
-        raise ClipError(f"backend {facts.name} has no option {strange[0]!r}: it has {', '.join(sorted(own)) or 'none'}")
+        known = ", ".join(sorted(own)) or "none"
+        raise ClipError(f"backend {facts.name} has no option {strange[0]!r}: it has {known}", ("options", strange[0]))
 
 
 def prompt_of(facts: Facts, timeline: Timeline) -> str:
@@ -163,7 +177,8 @@ def _size(facts: Facts, timeline: Timeline) -> tuple[int, int]:
         if side % facts.multiple:
             down, up = side // facts.multiple * facts.multiple, -(-side // facts.multiple) * facts.multiple
             use = f"{down} or {up}" if down else f"{up}"
-            raise ClipError(f"{name} {side} is not a multiple of {facts.multiple}, as {facts.name} needs: use {use}")
+            raise ClipError(f"{name} {side} is not a multiple of {facts.multiple}, as {facts.name} needs: use {use}",
+                            (name,))  # fmt: skip
     return sides
 
 
