@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from stream.clips.noise import NoiseCanvas, between, camera_flow, camera_matrix, draw, slices, warped
+from stream.clips.noise import FlowCanvas, between, camera_matrix, draw, slices, warped
 from stream.clips.timeline import Camera
 
 SHAPE = (1, 4, 22, 6, 8)
@@ -89,35 +91,48 @@ def test_the_canvas_stays_white_and_gaussian(name: str) -> None:
 
 def test_a_pan_by_whole_cells_is_exact() -> None:
     before, *_, after = frames_of(Camera(x=1 / 48, y=-1 / 48), 6)
-    assert torch.allclose(after[:, :-5, 5:], before[:, 5:, :-5], atol=1e-5)
+    assert correlation(after[:, 4:-9, 9:-4], before[:, 9:-4, 4:-9]) > 0.99
 
 
 def test_small_steps_add_up() -> None:
     before, *_, after = frames_of(Camera(x=0.1 / 48), 41)  # four cells, a tenth at a time
-    assert correlation(after[:, :, 4:], before[:, :, :-4]) > 0.99
+    assert correlation(after[:, :, 4:], before[:, :, :-4]) > 0.98
 
 
 def test_a_camera_that_stands_changes_nothing() -> None:
     before, *_, after = frames_of(Camera(), 4)
-    assert torch.equal(before, after)
+    assert torch.allclose(before, after, atol=1e-5)
 
 
-@pytest.mark.parametrize("camera", [Camera(zoom=1.01), Camera(zoom=0.99), Camera(rotate=0.5)])
-def test_what_hardly_moves_hardly_changes(camera: Camera) -> None:
-    canvas = NoiseCanvas(4, 48, 48, 3)
-    before, after = canvas.frame(), canvas.move(camera)
-    near = camera_flow(camera, 48, 48).abs().amax(0) < 0.1  # less than half a cell of the canvas
-    assert near.sum() > 100
-    assert correlation(after[:, near], before[:, near]) > 0.95
+@pytest.mark.parametrize("camera", [Camera(zoom=1.02), Camera(zoom=0.98), Camera(rotate=1.5)])
+def test_frames_are_the_same_noise_moved(camera: Camera) -> None:
+    """What the first frame shows, moved and smoothed as pictures are, is what the last one shows."""
+    first, *_, last = frames_of(camera, 9)
+    matrix = np.linalg.matrix_power(camera_matrix(camera, 48, 48), 8)[:2]
+    smooth = [cv2.GaussianBlur(x.permute(1, 2, 0).numpy(), None, 1.2) for x in (first, last)]
+    moved = cv2.warpAffine(smooth[0], matrix, (48, 48), flags=cv2.INTER_CUBIC)
+    inner = (slice(12, -12), slice(12, -12))
+    assert correlation(torch.from_numpy(moved[inner]), torch.from_numpy(smooth[1][inner])) > 0.9
 
 
-def test_optical_flow_moves_it_like_a_camera() -> None:
+def test_flow_moves_the_canvas() -> None:
     flow = torch.stack([torch.full((12, 16), 2.0), torch.full((12, 16), -1.0)])
-    by_flow, by_camera = NoiseCanvas(4, 12, 16, 5), NoiseCanvas(4, 12, 16, 5)
-    assert torch.equal(by_flow.move(flow), by_camera.move(Camera(x=2 / 16, y=-1 / 16)))
-    uneven = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(1)) * 3
-    values = torch.cat([NoiseCanvas(4, 12, 16, s).move(uneven).flatten() for s in range(12)])
-    assert values.var().item() == pytest.approx(1, abs=0.04)
+    canvas = FlowCanvas(4, 12, 16, 5)
+    before, after = canvas.frame(), canvas.move(flow)
+    assert correlation(after[:, 1:-4, 5:-1], before[:, 2:-3, 3:-3]) > 0.9
+    slow = FlowCanvas(4, 12, 16, 5)
+    for _ in range(10):
+        last = slow.move(flow / 10)
+    assert correlation(last[:, 1:-4, 5:-1], before[:, 2:-3, 3:-3]) > 0.9
+
+
+@pytest.mark.parametrize("size", [0.3, 3])
+def test_any_flow_leaves_the_canvas_white(size: float) -> None:
+    flow = torch.randn(2, 24, 24, generator=torch.Generator().manual_seed(1)) * size
+    moved = torch.stack([list(warped((1, 4, 6, 24, 24), seed, lambda f: flow))[-1] for seed in range(16)])
+    assert moved.var().item() == pytest.approx(1, abs=0.03)
+    assert abs(correlation(moved[..., 1:], moved[..., :-1])) < 0.03
+    assert abs(correlation(moved[..., 1:, :], moved[..., :-1, :])) < 0.03
 
 
 def test_a_loop_closes() -> None:
@@ -133,8 +148,6 @@ def test_cameras() -> None:
     assert camera_matrix(Camera(x=0.1, y=0.2), 20, 40)[:2, 2] == pytest.approx([4, 8])
     turned = camera_matrix(Camera(rotate=90 / 2), 21, 41) @ [30, 10, 1]
     assert turned[:2] == pytest.approx([20 + 10 * math.cos(math.pi / 4), 10 + 10 * math.sin(math.pi / 4)])  # clockwise
-    grown = camera_flow(Camera(zoom=2), 21, 41)
-    assert grown[:, 10, 40].tolist() == pytest.approx([10, 0])
-    assert grown[:, 10, 20].tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert (camera_matrix(Camera(zoom=2), 21, 41) @ [30, 10, 1]).tolist() == pytest.approx([40, 10, 1])
     half = between(Camera(x=0.2, zoom=0.5), Camera(rotate=10, zoom=2), 0.5)
     assert (half.x, half.rotate, half.zoom) == pytest.approx((0.1, 5, 1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from stream.clips.timeline import Camera, NoiseKind
 
-FINE = 4  # cells of the canvas in one latent cell, a side: it moves by quarters of a latent cell
-Field = Callable[[int], Camera | Tensor]  # how frame f differs from the one before: see `NoiseCanvas.move`
+FINE = 4  # cells of the canvas in one latent cell, a side: flow moves it by quarters of a latent cell
+Field = Callable[[int], Camera | Tensor]  # how frame f differs from the one before: all cameras, or all flows
 Shape = tuple[int, int, int, int, int]  # (1, channels, frames, height, width) of latents
 
 
@@ -101,7 +102,7 @@ def warped(shape: Shape, seed: int, field: Field, joint: int = 0) -> Iterator[Te
     ones turn into those that lead to the first, so that the clip closes; sums of squares of shares stay 1."""
     _, channels, frames, height, width = shape
     joint = min(joint, frames // 2)
-    canvas = NoiseCanvas(channels, height, width, seed)
+    canvas: Any = (CameraCanvas if isinstance(field(0), Camera) else FlowCanvas)(channels, height, width, seed)
     lead = [canvas.frame()]
     lead += [canvas.move(field((f - joint) % frames)) for f in range(1, joint + 1)]
     yield lead.pop()
@@ -114,13 +115,97 @@ def warped(shape: Shape, seed: int, field: Field, joint: int = 0) -> Iterator[Te
         yield frame
 
 
-class NoiseCanvas:
-    """White Gaussian noise that moves and stays white and Gaussian, whatever the motion.
+class CameraCanvas:
+    """White Gaussian noise on an endless plane, seen by a camera.
+
+    The plane is a lattice of independent values, two to four in the width of a latent cell. A frame is its low band:
+    each value falls where the camera sees it, on a grid `FINE` times finer than latents, of which the lowest
+    frequencies are kept, so that there is no grain that comes and goes as it moves by parts of a cell. Frames are white
+    whatever the camera does, since the band is the frame's own. Coming close, each value is divided into four of the
+    same sum; going away, four are joined; what was not seen before is fresh.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._size = (height, width)
+        self._sees = np.eye(3)  # the plane's places to the frame's, in latent cells
+        self._pitch = 1 / 3  # of the lattice
+        self._origin = np.array([-self._reach, -self._reach], float)
+        sides = [int(np.ceil((side + 2 * self._reach) / self._pitch)) for side in (height, width)]
+        self._values = self._draw(channels, *sides)
+
+    _reach = 6  # latent cells round the frame, so that its edges know what lies beyond
+
+    def frame(self) -> Tensor:
+        """The noise as it is now, `(channels, height, width)`."""
+        h, w = self._size
+        m = self._reach - 1
+        grid = torch.zeros(len(self._values), (h + 2 * m) * FINE, (w + 2 * m) * FINE)
+        place = (self._seen() + m + 0.5) * FINE - 0.5  # in cells of the grid
+        _splat(grid, self._values, place)
+        area = (self._pitch**2) * np.linalg.det(self._sees[:2, :2])
+        return _low_band(grid, splatted=True)[:, m : m + h, m : m + w] * (FINE * math.sqrt(area))
+
+    def move(self, camera: Camera) -> Tensor:
+        """One frame on."""
+        self._sees = camera_matrix(camera, *self._size) @ self._sees
+        pitch = self._pitch * math.sqrt(np.linalg.det(self._sees[:2, :2]))
+        if pitch > 0.5:
+            self._divide()
+        elif pitch < 0.25:
+            self._join()
+        self._cover()
+        return self.frame()
+
+    def _seen(self) -> Tensor:
+        """Where every value falls, in latent cells of the frame, `(2, rows, columns)`: right, down."""
+        _, rows, columns = self._values.shape
+        y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(columns).double(), indexing="ij")
+        plane = torch.stack([x, y]) * self._pitch + torch.from_numpy(self._origin)[:, None, None]
+        sees = torch.from_numpy(self._sees)
+        return (torch.einsum("ij,jyx->iyx", sees[:2, :2], plane) + sees[:2, 2, None, None]).float()
+
+    def _cover(self) -> None:
+        """Fresh values where the camera came to, none where it left."""
+        h, w = self._size
+        m = self._reach
+        corners = np.array([[x, y, 1] for x in (-m, w - 1 + m) for y in (-m, h - 1 + m)], float).T
+        plane = (np.linalg.inv(self._sees) @ corners)[:2]
+        first = np.floor((plane.min(1) - self._origin) / self._pitch).astype(int)
+        last = np.ceil((plane.max(1) - self._origin) / self._pitch).astype(int)
+        (left, top), (right, bottom) = first, last
+        kept = self._values[:, max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)]
+        made = self._draw(len(kept), int(bottom - top + 1), int(right - left + 1))
+        y, x = max(-top, 0), max(-left, 0)
+        made[:, y : y + kept.shape[1], x : x + kept.shape[2]] = kept
+        self._values, self._origin = made, self._origin + first * self._pitch
+
+    def _divide(self) -> None:
+        c, rows, columns = self._values.shape
+        fresh = self._draw(c * rows, columns * 2, 2).view(c, rows, 2, columns, 2)
+        fresh = fresh - fresh.mean((2, 4), keepdim=True)
+        self._values = (self._values[:, :, None, :, None] / 2 + fresh).view(c, rows * 2, columns * 2)
+        self._origin = self._origin - self._pitch / 4
+        self._pitch /= 2
+
+    def _join(self) -> None:
+        c, rows, columns = (n - n % 2 if i else n for i, n in enumerate(self._values.shape))
+        even = self._values[:, :rows, :columns]
+        self._values = even.view(c, rows // 2, 2, columns // 2, 2).sum((2, 4)) / 2
+        self._origin = self._origin + self._pitch / 2
+        self._pitch *= 2
+
+    def _draw(self, channels: int, rows: int, columns: int) -> Tensor:
+        return torch.randn((channels, rows, columns), generator=self._generator)
+
+
+class FlowCanvas:
+    """White Gaussian noise that moves with the optical flow of a video, and stays white and Gaussian whatever that is.
 
     It is held `FINE` times finer than latents. Every fine cell holds a value and how far its bearer stands from the
     cell's middle, so that small motions add up. Where one cell becomes n, each gets its value over sqrt(n) and fresh
-    noise of mean 0 among them: n values of variance 1, all uncorrelated. What enters the picture is fresh. The latent
-    noise is the sum of FINE x FINE cells over FINE.
+    noise of mean 0 among them: n values of variance 1, all uncorrelated. What enters the picture is fresh. A frame is
+    the low band of it.
     """
 
     def __init__(self, channels: int, height: int, width: int, seed: int) -> None:
@@ -133,13 +218,12 @@ class NoiseCanvas:
 
     def frame(self) -> Tensor:
         """The noise as it is now, `(channels, height, width)`."""
-        c, h, w = self._values.shape
-        return self._values.view(c, h // FINE, FINE, w // FINE, FINE).sum((2, 4)) / FINE
+        return _low_band(self._values)
 
-    def move(self, by: Camera | Tensor) -> Tensor:
-        """One frame on. `by` is a camera, or `(2, height, width)`: how many latent cells (right, down) what is seen at
-        each place has come since the frame before."""
-        came = camera_flow(by, *self._size) if isinstance(by, Camera) else _finer(by, self._size)
+    def move(self, flow: Tensor) -> Tensor:
+        """One frame on: `(2, height, width)` says how many latent cells (right, down) what is seen at each place has
+        come since the frame before."""
+        came = torch.nn.functional.interpolate(flow[None].float(), size=self._size, mode="bilinear")[0] * FINE
         self._take(came, self._sources(came))
         return self.frame()
 
@@ -166,12 +250,37 @@ class NoiseCanvas:
         self._stands = torch.where(inside & (n == 1), stands, torch.zeros(()))
 
 
-def camera_flow(camera: Camera, height: int, width: int) -> Tensor:
-    """How far what is seen at each cell of a `height` x `width` grid has come, in cells: `(2, height, width)`."""
-    back = torch.from_numpy(np.linalg.inv(camera_matrix(camera, height, width))).float()
-    y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
-    here = torch.stack([x, y])
-    return here - (torch.einsum("ij,jyx->iyx", back[:2, :2], here) + back[:2, 2, None, None])
+def _splat(grid: Tensor, values: Tensor, place: Tensor) -> None:
+    """Adds values `(c, ...)` to a grid `(c, h, w)`, each shared by the four cells round its place `(2, ...)`."""
+    c, h, w = grid.shape
+    low = place.floor()
+    far = (place - low).flatten(1)
+    x, y = low.long().flatten(1)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            share = (far[0] if dx else 1 - far[0]) * (far[1] if dy else 1 - far[1])
+            inside = (x + dx >= 0) & (x + dx < w) & (y + dy >= 0) & (y + dy < h)
+            at = (y + dy) * w + x + dx
+            grid.view(c, -1).index_add_(1, at[inside], (values.flatten(1) * share)[:, inside])
+
+
+def _low_band(grid: Tensor, splatted: bool = False) -> Tensor:
+    """White noise `(c, FINE h, FINE w)` to the white noise `(c, h, w)` of its lowest frequencies, sampled in the middle
+    of each FINE x FINE cells; `splatted` undoes what sharing among four cells took of them."""
+    h, w = (side // FINE for side in grid.shape[1:])
+    rows, columns = _low(h)[:, None] / h, _low(w) / w  # turns a latent cell
+    wave = torch.fft.fft2(grid, norm="ortho")[:, _low(h)][:, :, _low(w)]
+    wave = wave * torch.exp(2j * math.pi * (FINE - 1) / 2 / FINE * (rows + columns))
+    if splatted:
+        wave = wave / (torch.sinc(rows / FINE) * torch.sinc(columns / FINE)).square()
+    halved = (rows.abs() == 0.5) | (columns.abs() == 0.5)  # the real part keeps half of these
+    low: Tensor = torch.fft.ifft2(torch.where(halved, wave * math.sqrt(2), wave), norm="ortho").real
+    return low
+
+
+def _low(count: int) -> Tensor:
+    """The lowest `count` frequencies, as indices into a longer transform."""
+    return torch.cat([torch.arange((count + 1) // 2), torch.arange(-(count // 2), 0)])
 
 
 def camera_matrix(camera: Camera, height: int, width: int) -> NDArray[np.float64]:
@@ -190,7 +299,3 @@ def between(a: Camera, b: Camera, share: float) -> Camera:
     """The camera on the way from `a` to `b`."""
     ways = {name: getattr(a, name) * (1 - share) + getattr(b, name) * share for name in ("x", "y", "rotate")}
     return Camera(**ways, zoom=a.zoom ** (1 - share) * b.zoom**share)
-
-
-def _finer(flow: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.nn.functional.interpolate(flow[None].float(), size=size, mode="bilinear")[0] * FINE

@@ -21,7 +21,7 @@ from diffusers import MotionAdapter
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from stream.clips.noise import NoiseCanvas, camera_matrix
+from stream.clips.noise import CameraCanvas, camera_matrix
 from stream.clips.timeline import Camera
 from stream.clips.unet import MotionUNet, motion_unet
 
@@ -99,7 +99,7 @@ class Way:
     @classmethod
     def of(cls, kind: str, frames: int, rng: Rng) -> Way:
         cameras = KINDS[kind](rng, frames)
-        canvas = NoiseCanvas(4, SIDE, SIDE, int(rng.integers(2**31)))
+        canvas = CameraCanvas(4, SIDE, SIDE, int(rng.integers(2**31)))
         return cls(cameras, torch.stack([canvas.frame(), *(canvas.move(c) for c in cameras[1:])]))
 
     def matrices(self, side: int) -> list[np.ndarray]:
