@@ -26,6 +26,7 @@ from stream.clips import manifest as manifests
 from stream.clips.backend import Backend, Cancelled, Plan, Rendered, Renderer, Watch
 from stream.clips.checks import check
 from stream.clips.families import family
+from stream.clips.finish import Finish
 from stream.clips.manifest import Manifest, digest, sidecar
 from stream.clips.spool import Spool
 from stream.clips.timeline import Timeline
@@ -151,9 +152,10 @@ class Clip:
         watch.tell("loading", 0, 1)
         inputs = manifests.hashed(self.timeline)
         renderer = keep.renderer(self.backend, self.timeline, lambda _word: watch.tell("loading", 0, 1))
+        finish = Finish(self.timeline.output)
         watch.tell("loading", 1, 1)
         try:
-            made = self._written(renderer, inputs, watch)
+            made = self._written(renderer, finish, inputs, watch)
         except (Cancelled, LivebrushError):
             raise
         except Exception:
@@ -161,10 +163,11 @@ class Clip:
             raise
         return self._published(made, watch)
 
-    def _written(self, renderer: Renderer, inputs: dict[str, str], watch: Watch) -> Manifest:
+    def _written(self, renderer: Renderer, finish: Finish, inputs: dict[str, str], watch: Watch) -> Manifest:
         """Renders, and writes the file where it lies until it is whole."""
         rendered = renderer.render(self.timeline, self.folder, watch)
-        images = self._counted(rendered, watch)
+        rate = Fraction(self.plan.fps)
+        images = finish.run(self._counted(rendered, watch), rate, self.timeline.loop)
         first = next(images)
         made = self._manifest(first, renderer, inputs)
         self._write(chain([first], images), rendered, made.inside())
@@ -172,7 +175,7 @@ class Clip:
 
     def _counted(self, rendered: Rendered, watch: Watch) -> Iterator[Image]:
         """Picture by picture; ClipError unless there are as many as planned."""
-        total, count = self.plan.frames * self.timeline.output.interpolate, 0
+        total, count = self.plan.frames, 0
         for part in rendered.frames:
             for image in part:
                 count += 1
