@@ -126,6 +126,14 @@ def test_flow_moves_the_canvas() -> None:
     assert correlation(last[:, 1:-4, 5:-1], before[:, 2:-3, 3:-3]) > 0.9
 
 
+def test_every_flow_is_asked_for_once_and_not_ahead() -> None:
+    flows = {f: torch.zeros(2, 6, 8) for f in range(1, 22)}
+    assert draw("warped", SHAPE, 7, 8, 2, flows.pop).shape == SHAPE
+    assert not flows
+    flows = {f: torch.zeros(2, 6, 8) for f in range(1, 8)}
+    assert next(slices("warped", SHAPE, 7, 8, 2, flows.pop)).shape[2] == 8
+
+
 @pytest.mark.parametrize("size", [0.3, 3])
 def test_any_flow_leaves_the_canvas_white(size: float) -> None:
     flow = torch.randn(2, 24, 24, generator=torch.Generator().manual_seed(1)) * size

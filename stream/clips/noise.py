@@ -98,16 +98,18 @@ def _freenoise(shape: Shape, generator: torch.Generator, window: int, overlap: i
 
 
 def warped(shape: Shape, seed: int, field: Field, joint: int = 0) -> Iterator[Tensor]:
-    """Frames `(channels, h, w)` of a moving canvas. With a `joint` of so many frames (less than the clip has) the last
+    """Frames `(channels, h, w)` of a moving canvas. Without a joint each frame but 0 is asked of `field` once, frame 1
+    before anything is drawn. With a `joint` of so many frames (less than the clip has) the last
     ones turn into those that lead to the first, so that the clip closes; sums of squares of shares stay 1."""
     _, channels, frames, height, width = shape
     joint = min(joint, frames // 2)
-    canvas: Any = (CameraCanvas if isinstance(field(0), Camera) else FlowCanvas)(channels, height, width, seed)
+    first = field(1) if frames > 1 else Camera()
+    canvas: Any = (CameraCanvas if isinstance(first, Camera) else FlowCanvas)(channels, height, width, seed)
     lead = [canvas.frame()]
     lead += [canvas.move(field((f - joint) % frames)) for f in range(1, joint + 1)]
     yield lead.pop()
     for f in range(1, frames):
-        frame = canvas.move(field(f))
+        frame = canvas.move(first if f == 1 else field(f))
         place = f - (frames - joint)
         if place >= 0:
             angle = math.pi / 2 * (place + 1) / (joint + 1)

@@ -33,6 +33,7 @@ VIEW = 128  # pixels a side of a training clip
 FACTOR = 4
 SIDE = VIEW // FACTOR
 STEPS = 6  # of the sampler, from pure noise
+SCREENS = ("pencil", "engraving", "pop art", "night vision", "blueprint", "vaporwave", "pixel art")  # stay on the grid
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,22 @@ class MotionTraining:
         prompt = photo_prompt(rng) if column == 0 else style_prompt(NAMES[column], rng)
         with torch.no_grad():
             told = self._words([prompt]).expand(frames, -1, -1)
-        return self._repainted(rng, way, column, told) if rng.random() < 0.5 else self._from_noise(rng, way, told)
+        screen = NAMES[column] in SCREENS
+        if rng.random() < 0.5:
+            return self._repainted(rng, way, column, told, screen)
+        return self._from_noise(rng, way, told, screen)
 
-    def _repainted(self, rng: Rng, way: Way, column: int, told: Tensor) -> Tensor:
+    def _repainted(self, rng: Rng, way: Way, column: int, told: Tensor, screen: bool) -> Tensor:
         """Photo in, style out. One clip in four has noise that stands still, as a live stream's."""
         photo, styled = self._pictures(rng, way, column)
         noise = way.noise if rng.random() < 0.75 else way.noise[:1].expand_as(way.noise)
         t = int(rng.integers(60, 400))
         a, b = self._shares(t)
-        error = self._clean(self._net, a * photo + b * noise.to(photo), t, told) - styled
-        return self._weighed(b, error, way)
+        x = a * photo + b * noise.to(photo)
+        wanted = self._steadied(x, t, told, way, screen) if screen else styled
+        return self._weighed(b, self._clean(self._net, x, t, told) - wanted, way)
 
-    def _from_noise(self, rng: Rng, way: Way, told: Tensor) -> Tensor:
+    def _from_noise(self, rng: Rng, way: Way, told: Tensor, screen: bool) -> Tensor:
         """The sampler's own way down to one of its steps; there the model alone, averaged along the motion, teaches."""
         x = way.noise.to(self._recipe.device)
         times = [round(1000 - i * 1000 / STEPS) - 1 for i in range(STEPS)]
@@ -179,9 +184,19 @@ class MotionTraining:
         with torch.no_grad():
             for t, after in islice(pairwise(times), stop):
                 x = self._down(x, self._clean(self._net, x, t, told), t, after)
-            wanted = way.averaged(self._clean(self._alone, x, times[stop], told), self._recipe.reach)
+        wanted = self._steadied(x, times[stop], told, way, screen)
         error = self._clean(self._net, x, times[stop], told) - wanted
         return self._weighed(self._shares(times[stop])[1], error, way)
+
+    @torch.no_grad()
+    def _steadied(self, x: Tensor, t: int, told: Tensor, way: Way, screen: bool) -> Tensor:
+        """What the model alone takes for the pictures, averaged along the motion; where the style has a screen, which
+        stays where it is, only what is coarser than that."""
+        alone = self._clean(self._alone, x, t, told)
+        change = way.averaged(alone, self._recipe.reach) - alone
+        if screen:
+            change = F.avg_pool2d(F.avg_pool2d(change, 5, 1, 2, count_include_pad=False), 5, 1, 2)
+        return alone + change
 
     def _weighed(self, b: float, error: Tensor, way: Way) -> Tensor:
         unsteady = self._recipe.steadiness * way.unsteadiness(error)
