@@ -147,9 +147,6 @@ def find(source: str) -> MotionModule:
 
 
 def _locate(source: str) -> Path:
-    from stream.lora import HUB_FILE
-    from stream.weights import HUB_ID
-
     if source in built_in():
         return BUILT_IN / source
     path = Path(source).expanduser()
@@ -159,6 +156,9 @@ def _locate(source: str) -> Path:
         raise ClipError(
             f"motion module {source} is a {path.suffix or 'plain'} file: use a .safetensors file or a folder"
         )
+    from stream.lora import HUB_FILE
+    from stream.weights import HUB_ID
+
     if found := HUB_FILE.fullmatch(source):
         wanted = Wanted(found["repo"], "motion module", (found["file"],), "--motion FILE")
         return fetch(wanted) / found["file"]
