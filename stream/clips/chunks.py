@@ -7,15 +7,34 @@ import struct
 import zlib
 from pathlib import Path
 
-PNG_HEAD = 8 + 25  # the signature, and the IHDR chunk that comes first
+PNG_SIGNATURE = 8
+PNG_END = 12  # the IEND chunk
 GIF_HEAD = 13  # up to the global colour table
 KEYWORD = "livebrush"  # what the manifest is called in a file
 
 
 def into_png(path: Path, text: str) -> None:
-    """A tEXt chunk (PNG 1.2, 4.2.3) behind the header of `path`."""
+    """A tEXt chunk (PNG 1.2, 4.2.3) at the end of `path`: FFmpeg knows an APNG by its first two kilobytes."""
     body = f"tEXt{KEYWORD}\0{text}".encode("ascii")
-    _insert(path, PNG_HEAD, struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    _insert(path, path.stat().st_size - PNG_END, chunk)
+
+
+def png_text(path: Path) -> str | None:
+    """What `into_png` put there. ValueError where the chunks do not follow one another."""
+    begin = f"{KEYWORD}\0".encode("ascii")
+    at, size = PNG_SIGNATURE, path.stat().st_size
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(8)
+            if len(head) < 8:
+                raise ValueError("it is cut off")
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"tEXt" and file.read(len(begin)) == begin:
+                return file.read(length - len(begin)).decode("ascii", "replace")
+            at += 12 + length
+    return None
 
 
 def into_gif(path: Path, text: str) -> None:

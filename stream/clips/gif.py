@@ -106,14 +106,14 @@ def _encode(to: Target, kept: Spool, palette: VideoFrame) -> None:
     images = iter(kept)
     first = next(images)
     dithering = Dithering(first, palette)
-    with av.open(str(to.made), "w", "gif", options={"fflags": "+bitexact", "final_delay": str(_at(to, 1))}) as out:
+    shown = _at(to, kept.count) - _at(to, kept.count - 1)  # the last picture; FFmpeg takes the others' from their times
+    with av.open(str(to.made), "w", "gif", options={"fflags": "+bitexact", "final_delay": str(shown)}) as out:
         stream = out.add_stream("gif", rate=to.rate)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt, stream.codec_context.time_base = "pal8", CLOCK
-        last = 0
-        for last, image in enumerate(chain([first], images)):
-            for frame in dithering.paint(image, _at(to, last)):
+        for index, image in enumerate(chain([first], images)):
+            for frame in dithering.paint(image, _at(to, index)):
                 out.mux(stream.encode(frame))
         for frame in dithering.paint(None):
             out.mux(stream.encode(frame))

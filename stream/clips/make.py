@@ -143,7 +143,8 @@ class Clip:
             raise ClipError(f"backend {timeline.backend} is not ready: {missing}")
         self.plan = check(timeline)
         rate = Fraction(self.plan.fps) * timeline.output.interpolate
-        self.to = target(output, _part(output, folder), timeline.output, rate)
+        size = self.plan.width * timeline.output.upscale, self.plan.height * timeline.output.upscale
+        self.to = target(output, _part(output, folder), timeline.output, rate, size)
         self.to.check(overwrite, Path(timeline.input) if timeline.input else None)
         self.track, self.generated = _sound(timeline, self.backend, self.plan, self.to)
         remove(self.to.made)  # left by one that was killed

@@ -20,7 +20,7 @@ import av
 import PIL.Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stream.clips.chunks import KEYWORD
+from stream.clips.chunks import KEYWORD, png_text
 from stream.clips.timeline import Rate, Timeline
 from stream.errors import ClipError
 from stream.sinks import publish, remove, told, unfinished
@@ -238,8 +238,10 @@ def _inside(path: Path) -> str | None:
         if path.suffix.lower() not in STILLS:
             with av.open(str(path), metadata_errors="replace") as file:
                 return next((v for k, v in file.metadata.items() if k.lower() == KEYWORD), None)
+        if path.suffix.lower() != ".gif":
+            return png_text(path)
         with PIL.Image.open(path) as picture:
-            text = picture.info.get(KEYWORD, picture.info.get("comment"))
+            text = picture.info.get("comment")
     except (av.FFmpegError, OSError, SyntaxError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ClipError(f"clip {path} cannot be read ({why}): give a clip that Livebrush made") from None

@@ -19,6 +19,7 @@ class Spool:
     def __init__(self, path: Path, output: Path) -> None:
         self._path, self._output = path, output
         self._shape: tuple[int, ...] = ()
+        self.count = 0
 
     def __enter__(self) -> Self:
         with told(self._output):
@@ -32,6 +33,7 @@ class Spool:
 
     def put(self, image: Image) -> None:
         self._shape = image.shape
+        self.count += 1
         with told(self._output):
             self._file.write(np.ascontiguousarray(image).data)
 

@@ -37,15 +37,17 @@ TAKES = {
     ".apng": (),
 }  # the first is `auto`
 KNOWN = f"{' '.join(TAKES)}, or a folder of PNGs, with / at its end"
+# x264's macroblock tree, and x265 where a picture is no larger than a block, decide by memory that nobody wrote
 CODINGS = {
-    "h264": Coding("libx264", {"crf": "18", "preset": "medium"}, exact=True),
+    "h264": Coding("libx264", {"crf": "18", "preset": "medium", "mbtree": "0"}, exact=True),
     "h265": Coding("libx265", {"crf": "20", "preset": "medium",
-                   "x265-params": "log-level=error:pools=4:frame-threads=2:info=0"}, tag="hvc1", exact=True),
+                   "x265-params": "log-level=error:pools=4:frame-threads=2:ctu=32:info=0"}, tag="hvc1", exact=True),
     "av1": Coding("libsvtav1", {"crf": "28", "preset": "8", "svtav1-params": "lp=4"}, exact=True),
     "vp9": Coding("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "3", "row-mt": "1"},
                   exact=True),
     "prores": Coding("prores_ks", {"profile": "3", "vendor": "apl0"}, "yuv422p10le", exact=True),
 }  # fmt: skip
+LEAST = {"h265": 64}  # the shortest side: x265 writes over its own memory below it
 WORST = {"h264": 51, "h265": 51, "av1": 63, "vp9": 63}  # the largest CRF
 APNG = Coding("apng", {"pred": "mixed"}, "rgb24", exact=True)
 ANIMATED = Container("apng", "apng", "", (), options=(("plays", "0"),))
@@ -73,8 +75,9 @@ class Target:
         Place("images" if self.kind == "folder" else "video", self.path).check(overwrite, source)
 
 
-def target(path: Path, made: Path, output: Output, rate: Fraction) -> Target:
-    """What `path` means. ClipError where `output` does not fit it, or this machine lacks the encoder."""
+def target(path: Path, made: Path, output: Output, rate: Fraction, size: tuple[int, int] | None = None) -> Target:
+    """What `path` means, for pictures of `size` where that is known. ClipError where `output` does not fit it, or this
+    machine lacks the encoder."""
     kind = _kind(path)
     if kind == "folder" or not TAKES[kind]:
         return Target(path, made, kind, _picture_coding(path, kind, output, rate), rate)
@@ -82,6 +85,8 @@ def target(path: Path, made: Path, output: Output, rate: Fraction) -> Target:
     if codec not in TAKES[kind]:
         fits = " ".join(k for k, v in TAKES.items() if codec in v)
         raise ClipError(f"output {path}: {kind} takes {' or '.join(TAKES[kind])}, not {codec}: use {fits}")
+    if size is not None and min(size) < LEAST.get(codec, 1):
+        raise ClipError(f"output {path}: {codec} needs {LEAST[codec]} pixels a side, not {min(size)}: use h264")
     coding = CODINGS[codec]
     _check_encoder(coding, codec, kind)
     if output.quality is None:
@@ -179,7 +184,7 @@ def _container(kind: str) -> Container:
     if kind == ".apng":
         return ANIMATED
     found = CONTAINERS[kind]
-    if found.muxer == "mp4":
+    if found.muxer in ("mp4", "mov"):
         return replace(found, options=(("movflags", "+faststart+use_metadata_tags"),))
     return found
 

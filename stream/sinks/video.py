@@ -264,6 +264,7 @@ def _coloured(image: Image, coding: Coding, pts: int, base: Fraction, duration: 
             dst_color_range=ColorRange.MPEG,
             dst_color_trc=ColorTrc.BT709,
             dst_color_primaries=ColorPrimaries.BT709,
+            threads=1 if coding.exact else None,  # several dither the first rows of their shares as it happens
         )
     frame.pts, frame.time_base, frame.duration = pts, base, duration
     return frame
