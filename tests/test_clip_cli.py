@@ -412,6 +412,14 @@ def test_files_of_a_timeline_lie_beside_it(backend: Drawn) -> None:
     assert "clip.toml:3: a/in.mp4 cannot be read as a video" in errors("a/clip.toml", "-o", "b.mp4")
 
 
+def test_a_clip_is_as_long_as_its_input_unless_it_says_otherwise() -> None:
+    video(Path("in.mp4"), 6)
+    clip("--input", "in.mp4", "-o", "a.mp4")
+    clip("--input", "in.mp4", "--frames", 3, "-o", "b.mp4")
+    clip("--input", still("photo.png"), "-o", "c.mp4")
+    assert [load(Path(f"{name}.mp4")).frames for name in "abc"] == [6, 3, 64]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream.clips import reading, spread, travel
 from stream.clips.flags import Flags
+from stream.clips.lines import NodeLines, TomlLines
 from stream.clips.timeline import Key, Segment, Timeline
 from stream.errors import ClipError
 from stream.prompt import Text
@@ -133,6 +134,38 @@ def test_the_example_of_a_batch_is_right() -> None:
     assert [[s.motion for s in m.segments] for m in made] == [["pan"], ["pan", "zoom"], ["drift"]]
     assert [m.output.quality for m in made] == [None, 16, None]
     assert spread.outputs(found, None, "{row}") == [Path("oil.mp4"), Path("pencil.mp4"), Path("mixed.mp4")]
+
+
+# ------------------------------------------------------------------------------------------------- lines
+
+BLOCKS: dict[str, dict[tuple[str | int, ...], int]] = {  # TOML, and the line in it of each place
+    "{0} = 1\n": {(): 0},
+    "# {0} = 1\n\n{0} = 2 # x\n": {(): 2},
+    '{0} = """\na = 1\n[b]\n"""\n': {(): 0},
+    "{0} = [\n  1, # [\n\n  2,\n]\n": {(): 0, (0,): 1, (1,): 3},
+    "{0} = [ {{ a = 1 }},\n  {{ b = 2, c = [\n   3,\n  ] }},\n]\n": {(0, "a"): 0, (1, "b"): 1, (1, "c", 0): 2},
+    "[{0}]\na = 1\n\n# x\nb.c = 2\n": {(): 0, ("a",): 1, ("b", "c"): 4},
+    "[[{0}]]\na = 1\n[{0}.t]\nb = '''\n'''\n\n[[{0}]]\n": {(0, "a"): 1, (0, "t", "b"): 3, (1,): 6},
+}  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=12))
+def test_the_line_of_every_place_in_toml_is_found(blocks: list[str]) -> None:
+    text, expected = "", {}
+    for number, block in enumerate(sorted(blocks, key=lambda b: b.startswith("["))):  # tables come last
+        begin = text.count("\n") + 1
+        expected |= {(f"k{number}", *place): begin + line for place, line in BLOCKS[block].items()}
+        text += block.format(f"k{number}")
+    lines = TomlLines(text)
+    assert {place: lines.line(place) for place in expected} == expected
+    assert lines.line(("k0", "gone")) is None
+
+
+def test_the_line_of_every_place_in_json_and_yaml_is_found() -> None:
+    lines = NodeLines('{\n"a": [\n\t1,\n\t{"b":\n2}\n],\n"c": {"d": null}}')
+    places = [("a",), ("a", 0), ("a", 1), ("a", 1, "b"), ("c", "d"), ("a", 2), ("a", "b"), ("x",)]
+    assert [lines.line(place) for place in places] == [2, 3, 4, 4, 7, None, None, None]
+    assert NodeLines("- a: 1\n\n- b:\n    - 2\n").line((1, "b", 0)) == 4
 
 
 # ------------------------------------------------------------------------------------------------- prompt travel

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stream.clips.backend import Backend, Plan
 from stream.clips.explain import At
 from stream.clips.families import FAMILIES, family
-from stream.clips.reading import SOUNDS
+from stream.clips.reading import SOUNDS, Table
 from stream.clips.timeline import Keyframe, Segment, Timeline
 from stream.config import Lora
 from stream.errors import ClipError, LivebrushError
@@ -34,6 +34,18 @@ def check(timeline: Timeline) -> Plan:
         if not Path(text).expanduser().exists():
             raise ClipError(f"{text} is not there: check the path", at)
     return backend.plan(resolved)
+
+
+def lengthened(table: Table) -> Table:
+    """`table` with as many frames as its input video or folder has, where it does not say how many."""
+    text = table.get("input")
+    if "frames" in table or not isinstance(text, str) or kind_of(text) not in ("images", "video"):
+        return table
+    try:
+        with open_source(text) as source:
+            return table if (source.count or 1) == 1 else table | {"frames": source.count}
+    except LivebrushError:
+        return table  # `check` says it, with its place
 
 
 def check_ready(timeline: Timeline) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
-CLOSERS = ("", "]", "}", "}]", "]]", "]}", "}]}]")  # what an array or table begun on an earlier line may need
+# what arrays and tables that were begun on earlier lines may need, up to four within each other
+CLOSERS = tuple("".join(x) for depth in range(5) for x in product("]}", repeat=depth))
 
 
 class TomlLines:
