@@ -1,15 +1,17 @@
-"""Prompt travel: how much of which motion and which prompt counts at each frame."""
+"""Prompt travel: how much of which motion and which prompt counts at each frame. Light to import, for plans."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stream.clips.timeline import Key, Segment, Timeline, Travel
-from stream.prompt import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stream.prompt import Text
 
 PARALLEL = 0.9995  # cosine above which two vectors span no arc
 
@@ -63,6 +65,8 @@ def _added(parts: Iterable[tuple[int, float]]) -> dict[int, float]:
 def text(timeline: Timeline, frame: int, encode: Callable[[str], Text]) -> Text:
     """What conditions one frame of a resolved timeline, one row. `encode` is asked for the same prompt again and
     again: it should remember."""
+    from stream.prompt import Text
+
     found = alphas(timeline, frame)
     parts = {i: _track(timeline, i, frame) for i in found}
     if len(set(parts.values())) == 1:
@@ -73,6 +77,8 @@ def text(timeline: Timeline, frame: int, encode: Callable[[str], Text]) -> Text:
 
 def texts(timeline: Timeline, frames: Iterable[int], encode: Callable[[str], Text]) -> Text:
     """`text` of several frames, one row each."""
+    from stream.prompt import Text
+
     return Text.cat([text(timeline, frame, encode) for frame in frames])
 
 
@@ -91,6 +97,8 @@ def _track(timeline: Timeline, index: int, frame: int) -> tuple[str, str, float]
 
 def between(a: str, b: str, part: float, encode: Callable[[str], Text], travel: Travel) -> Text:
     """The `Text` that lies at `part` of the way from prompt `a` to prompt `b`."""
+    from stream.prompt import Text
+
     if part == 0 or a == b:
         return encode(a)
     one, other = encode(a), encode(b)
@@ -105,6 +113,8 @@ def slerp(a: Tensor, b: Tensor, part: float) -> Tensor:
 
     Shoemake, Animating Rotation with Quaternion Curves, 1985.
     """
+    import torch
+
     wide, other = a.float(), b.float()
     cosine = torch.nn.functional.cosine_similarity(wide, other, dim=-1).unsqueeze(-1)
     angle = torch.acos(cosine.clamp(-PARALLEL, PARALLEL))
