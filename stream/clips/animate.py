@@ -7,7 +7,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,17 @@ from engines import Choice, Engine, engine_of
 from engines.cache import default_folder
 from stream import networks
 from stream.choice import choose
-from stream.clips import noise, speed
+from stream.clips import control, noise, speed
 from stream.clips.backend import Rendered, Watch
 from stream.clips.beginning import Begun, Flow, beginning, fresh, pictures
 from stream.clips.chain import Chain
+from stream.clips.control import Guide
 from stream.clips.families import preview
 from stream.clips.latents import Shape, Slab, State, Store
 from stream.clips.nets import Nets
 from stream.clips.recipe import Motion, Recipe, recipe
 from stream.clips.sampler import Sampler, scheduler_of
-from stream.clips.timeline import Timeline
+from stream.clips.timeline import Keyframe, Timeline
 from stream.clips.travel import texts
 from stream.clips.windows import Window
 from stream.config import ModelSpec
@@ -41,6 +44,7 @@ from stream.prompt import Prompter, Text
 from stream.text import TextEncoder
 from stream.weights import read_pipeline
 
+CONTROL = "control"  # the control video's file
 SQUARE = 4  # cells of a latent, a side, of one colour
 SLICE = 8  # pictures that are encoded or decoded together
 HELD = ("warped", "constant", "repeat")  # noise that hangs together, and must when LCM adds noise again
@@ -119,10 +123,10 @@ class AnimateRenderer:
         made = recipe(timeline)
         self._nets.modules = {**self._nets.modules, **made.modules}
         check_size(made.width, made.height, self._parts.multiple)
-        chain = self._chain(made, watch)
         shape = (self._parts.channels, made.height // self._parts.factor, made.width // self._parts.factor)
-        key = self._key(made)
-        store = Store(folder / "latents", key, timeline.frames, shape, chain.slabs)
+        key, place = self._key(made), folder / "latents"
+        chain = self._chain(made, self._guide(made, place), watch)
+        store = Store(place, key, timeline.frames, shape, chain.slabs)
         try:
             state = store.state() or self._begin(made, chain, store, key, shape, watch)
             began, calls = time.perf_counter(), chain.left(state)
@@ -135,18 +139,20 @@ class AnimateRenderer:
                            (time.perf_counter() - began) / calls)  # fmt: skip
         return Rendered(self._decoded(store, slab, timeline.frames, watch))
 
-    def _chain(self, made: Recipe, watch: Watch) -> Chain[Motion]:
+    def _chain(self, made: Recipe, guide: Guide | None, watch: Watch) -> Chain[Motion]:
         scheduler = scheduler_of(made.sampler, self._parts.scheduler.config, **made.scheduling)
         negative = self._prompter(made.timeline.negative_prompt, made.width, made.height) if made.guided else None
         return Chain(
-            made.layout, self._networks(made, watch), Sampler(scheduler, made.steps, made.strength),
+            made.layout, self._networks(made, guide, watch), Sampler(scheduler, made.steps, made.strength),
             lambda window: texts(made.timeline, window, lambda p: self._prompter(p, made.width, made.height)),
             negative, made.guidance, made.timeline.free_init + 1, made.sampler == "lcm" and made.noise in HELD,
             self._preview,
         )  # fmt: skip
 
-    def _networks(self, made: Recipe, watch: Watch) -> Mapping[Motion, Any]:
+    def _networks(self, made: Recipe, guide: Guide | None, watch: Watch) -> Mapping[Motion, Any]:
         """The networks that the clip runs, built where they are not yet there."""
+        if guide is not None:
+            return {motion: self._nets.guided(motion, guide) for motion in dict.fromkeys(made.motions)}
         size = (made.height // self._parts.factor, made.width // self._parts.factor)
         lengths = {len(w) for w in made.layout.windows(0)}
         used = dict.fromkeys(made.motions)
@@ -154,9 +160,30 @@ class AnimateRenderer:
             m: _Lengths({n: self._nets(m, n, size, lambda: watch.tell("load", 0, 1)) for n in lengths}) for m in used
         }
 
+    def _guide(self, made: Recipe, place: Path) -> Guide | None:
+        """What the clip follows besides its prompts."""
+        asked = made.timeline.control
+        if asked is None:
+            return None
+        network = control.load(asked.model, self._parts.unet, *self._nets.in_torch)
+        if asked.input is not None:
+            shape = (3, made.height, made.width)
+            return control.Follow(network, lambda: Slab(place / f"{CONTROL}.bin", shape, np.uint8), asked.scale)
+        shown = {k.frame: (self._keyframe(k, network, made), k.strength) for k in control.keyframes_of(made.timeline)}
+        return control.Meet(network, shown, asked.scale)
+
+    def _keyframe(self, keyframe: Keyframe, network: Any, made: Recipe) -> Tensor:
+        """A picture as a SparseCtrl takes it: latents, or pixels 0..1."""
+        image = next(pictures(keyframe.image, 1, (made.width, made.height), made.camera))
+        if network.use_simplified_condition_embedding:
+            return self._encoded([image])[0, :, 0]
+        return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
     def _begin(self, made: Recipe, chain: Chain[Motion], store: Store, key: str, shape: Shape, watch: Watch) -> State:
         generator = torch.Generator().manual_seed(made.timeline.seed)
         begun = self._beginning(made, chain.layout.blocks, shape, generator)
+        if made.timeline.control is not None and made.timeline.control.input is not None:
+            begun = _followed(begun, chain.layout.blocks, made, store.path(CONTROL))
         with torch.inference_mode():
             return chain.begin(store, key, generator, _told(begun, made.timeline.frames, watch))
 
@@ -211,6 +238,20 @@ class _Lengths:
     def __call__(self, x: Tensor, t: Tensor, text: Text, frames: Window) -> Tensor:
         out: Tensor = self.by_length[len(frames)](x, t, text, frames)
         return out
+
+
+def _followed(begun: Iterator[Begun], blocks: Sequence[Window], made: Recipe, path: Path) -> Iterator[Begun]:
+    """Puts the control video on the disk beside what a clip begins with."""
+    assert made.timeline.control is not None
+    assert made.timeline.control.input is not None
+    size = (made.width, made.height)
+    seen = pictures(made.timeline.control.input, made.timeline.frames, size, made.camera)
+    with closing(Slab(path, (3, made.height, made.width), np.uint8)) as slab:
+        for block, each in zip(blocks, begun, strict=True):
+            images = np.stack(list(islice(seen, len(block))))
+            slab.write(block, torch.from_numpy(images).permute(3, 0, 1, 2)[None])
+            yield each
+        slab.sync()
 
 
 def _told(begun: Iterator[Begun], frames: int, watch: Watch) -> Iterator[Begun]:

@@ -25,16 +25,17 @@ Shape = tuple[int, int, int]  # channels, height and width of one frame's latent
 
 
 class Slab:
-    """Frames `(C, h, w)` float32 in a file, one after the other."""
+    """Frames `(C, h, w)` in a file, one after the other."""
 
-    def __init__(self, path: Path, shape: Shape) -> None:
+    def __init__(self, path: Path, shape: Shape, dtype: type[np.generic] = np.float32) -> None:
         self.path, self.shape = path, shape
-        self._bytes = 4 * int(np.prod(shape))
+        self._dtype = np.dtype(dtype)
+        self._bytes = self._dtype.itemsize * int(np.prod(shape))
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
 
     def read(self, frames: Sequence[int]) -> Tensor:
         """`(1, C, frames, h, w)`."""
-        out = np.empty((len(frames), *self.shape), np.float32)
+        out = np.empty((len(frames), *self.shape), self._dtype)
         for at, first, count in runs(frames):
             self._file.seek(first * self._bytes)
             if self._file.readinto(out[at : at + count].data.cast("B")) != count * self._bytes:
@@ -43,7 +44,7 @@ class Slab:
 
     def write(self, frames: Sequence[int], values: Tensor) -> None:
         """`values` as `read` gives them."""
-        rows = values[0].transpose(0, 1).to("cpu", torch.float32).contiguous().numpy()
+        rows = values[0].transpose(0, 1).cpu().contiguous().numpy().astype(self._dtype, copy=False)
         for at, first, count in runs(frames):
             self._file.seek(first * self._bytes)
             self._file.write(rows[at : at + count].data.cast("B"))
@@ -91,13 +92,13 @@ class Store:
         except (OSError, ValueError, TypeError):
             return None
         whole = 4 * int(np.prod(self._shape)) * self._frames
-        paths = [self._path(name, found.done) for name in self._names]
+        paths = [self.path(name, found.done) for name in self._names]
         sound = found.key == self._key and all(p.exists() and p.stat().st_size == whole for p in paths)
         return found if sound else None
 
     def slab(self, name: str, done: int | None = None) -> Slab:
         """The latents after `done` steps, or what is kept for all steps."""
-        slab = Slab(self._path(name, done), self._shape)
+        slab = Slab(self.path(name, done), self._shape)
         self._open.append(slab)
         return slab
 
@@ -112,7 +113,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._folder / STATE)
-        kept = {self._path(name, state.done) for name in self._names}
+        kept = {self.path(name, state.done) for name in self._names}
         for path in self._folder.glob("*-*.bin"):
             if path not in kept:
                 with suppress(OSError):
@@ -135,5 +136,6 @@ class Store:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _path(self, name: str, done: int | None) -> Path:
+    def path(self, name: str, done: int | None = None) -> Path:
+        """The file of what is kept of a step, or of all steps."""
         return self._folder / (f"{name}.bin" if done is None else f"{name}-{done}.bin")

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engines import Choice, Engine, Network, Port, engine_of
+from engines.torch import DTYPES
 from stream.clips import motion_lora
+from stream.clips.control import Guide, Guided
 from stream.clips.modules import MotionModule
 from stream.clips.recipe import Motion
 from stream.clips.unet import motion_unet, set_motion
@@ -88,6 +91,17 @@ class Nets:
         engine = self._engines[key]
         engine.prepare(rows=1, h=size[0], w=size[1])
         return Driven(engine)
+
+    def guided(self, motion: Motion, guide: Guide) -> Guided:
+        """In torch, with what a guide adds to it."""
+        return Guided(self.unit(motion).to(*self.in_torch), guide)
+
+    @property
+    def in_torch(self) -> tuple[torch.device, torch.dtype]:
+        """Where what no engine runs is, and in which precision."""
+        if self.choice.backend != "torch":
+            return torch.device("cpu"), torch.float32
+        return torch.device(self.choice.device), DTYPES[self.choice.precision]
 
     def _network(self, motion: Motion, frames: int) -> Network:
         channels, (tokens, width, pooled) = int(self.unet.config.in_channels), self.text_shape

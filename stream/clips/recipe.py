@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from stream.clips import travel, windows
+from stream.clips import control, travel, windows
 from stream.clips.beginning import is_still, mixed
 from stream.clips.chain import Layout
 from stream.clips.modules import MotionFacts, MotionModule, find
@@ -165,6 +165,7 @@ def recipe(timeline: Timeline) -> Recipe:
     for index, segment in enumerate(asked.segments):
         _check_motion(made, index, segment)
     _check_steps(made)
+    control.check(asked)
     return made
 
 

@@ -111,17 +111,17 @@ def _check_size(made: Recipe) -> None:
 
     folder = _folder(made)
     if folder is not None and made.spec.vae is None:
-        halvings = len(_config(folder / "unet", "block_out_channels")) - 1
-        vae = folder / "vae"
-        widths = _config(vae, "encoder_block_out_channels") or _config(vae, "block_out_channels")
-        check_size(made.width, made.height, 2 ** (halvings + len(widths) - 1))
+        check_size(made.width, made.height, _shrinks(folder / "unet") * _shrinks(folder / "vae"))
 
 
-def _config(folder: Path, name: str) -> list[Any]:
+def _shrinks(folder: Path) -> int:
+    """How many pixels a side become one inside a network; 1 where its configuration cannot be read."""
     try:
-        return list(json.loads((folder / "config.json").read_text()).get(name) or [1])
+        config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return [1]
+        return 1
+    widths = config.get("encoder_block_out_channels") or config.get("block_out_channels") or [1]
+    return int(2 ** (len(widths) - 1))
 
 
 def _memory_mb(made: Recipe) -> float | None:
