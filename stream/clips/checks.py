@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream.clips.backend import Backend, Plan
-from stream.clips.explain import At
+from stream.clips.explain import At, named
 from stream.clips.families import FAMILIES, family
 from stream.clips.reading import SOUNDS, Table
 from stream.clips.timeline import Keyframe, Segment, Timeline
@@ -29,17 +29,24 @@ def check(timeline: Timeline) -> Plan:
     _keyframes(resolved)
     _motions(resolved)
     for at, text in pictures(resolved):
+        _named(text, at)
         readable(text, at)
     for at, text in others(resolved):
+        _named(text, at)
         if not Path(text).expanduser().exists():
             raise ClipError(f"{text} is not there: check the path", at)
     return backend.plan(resolved)
 
 
+def _named(text: str, at: At) -> None:
+    if not text.strip():
+        raise ClipError(f"{named(at)} is empty: name a file, or leave it out", at)
+
+
 def lengthened(table: Table) -> Table:
     """`table` with as many frames as its input video or folder has, where it does not say how many."""
     text = table.get("input")
-    if "frames" in table or not isinstance(text, str) or kind_of(text) not in ("images", "video"):
+    if "frames" in table or not isinstance(text, str) or not text or kind_of(text) not in ("images", "video"):
         return table
     try:
         with open_source(text) as source:

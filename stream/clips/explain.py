@@ -38,7 +38,10 @@ def _wrong(at: At, item: Any, got: Any) -> str:
     if kind in ("dataclass_type", "model_type", "model_attributes_type"):
         return f"{name} is {got!r:.80}: expected a table with {', '.join(fields_at(at))}"
     if kind == "tuple_type":
-        return f"{name} is {got!r:.80}: expected a list"
+        hint = f", so write [[{at[-1]}]]" if isinstance(got, dict) else ""
+        return f"{name} is {got!r:.80}: expected a list{hint}"
+    if kind == "json_invalid":
+        return f"a value cannot be kept ({item['ctx']['error']}): leave it out, or say it more simply"
     return f"{name} is {got!r:.80}: {message[0].lower()}{message[1:]}"
 
 

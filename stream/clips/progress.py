@@ -66,21 +66,20 @@ class _Bars:
 
 
 class Lines:
-    """A line when a stage begins or ends, and every other second."""
+    """A line when a stage begins or ends, and every other second; stages may take turns."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
-        self._console, self._clock = console, clock
-        self._stage, self._began, self._last, self._first = "", 0.0, 0.0, 0
+        self._console, self._clock, self._last = console, clock, 0.0
+        self._began: dict[str, tuple[float, int]] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now, stage = self._clock(), what.partition(" ")[0]
-        new = stage != self._stage
-        if new:
-            self._stage, self._began, self._first = stage, now, done
+        new = stage not in self._began
         if not new and now - self._last < EVERY_S and done != total:
             return
         self._last = now
-        rate = (done - self._first) / max(now - self._began, 1e-6)
+        began, first = self._began.setdefault(stage, (now, done))
+        rate = (done - first) / max(now - began, 1e-6)
         left = f", {time_left(total - done, rate)} left" if rate and done < total else ""
         self._console.print(f"{what}: {done} of {total}{left}", highlight=False, soft_wrap=True, markup=False)
 

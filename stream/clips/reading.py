@@ -91,6 +91,8 @@ def merged(table: Table, over: Mapping[str, Any]) -> Table:
 
 
 def _text(path: Path) -> str:
+    if path.suffix.lower() not in (".toml", ".json"):
+        raise ClipError(f"timeline {path} is of no known kind: use .toml or .json (--input gives it a video)")
     try:
         if path.stat().st_size > LIMIT:
             raise ClipError(f"timeline {path} has {path.stat().st_size >> 20} MB: that is no timeline")
@@ -105,10 +107,7 @@ def _table(path: Path, text: str) -> Table:
     try:
         if path.suffix.lower() == ".toml":
             return tomllib.loads(text)
-        if path.suffix.lower() == ".json":
-            found = json.loads(text, object_pairs_hook=_once)
-        else:
-            raise ClipError(f"timeline {path} is of no known kind: use .toml or .json (--input gives it a video)")
+        found = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ClipError(f"timeline {path} is not valid {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(found, dict):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,10 +109,13 @@ def outputs(found: Sequence[Draft], pattern: Path | None, many: str) -> list[Pat
     made = []
     for draft in found:
         path = draft.output or pattern
+        path = path if path is None or path.name not in ("", "..") else Path(os.path.abspath(path))  # noqa: PTH100
         if path is None:
             raise ClipError(
                 "no output: say -o out.mp4" + (f", or a column `output` in {draft.script.name}" if many else "")
             )
+        if not path.name:
+            raise ClipError(f"output {path} has no name: say -o out.mp4")
         plain = many and draft.output is None and not FIELD.search(str(path))
         text = str(path.with_name(f"{path.stem}-{many}{path.suffix}")) if plain else str(path)
         made.append(Path(FIELD.sub(lambda m, facts=draft.facts: _filled(m[1], facts), text)))  # type: ignore[misc]
