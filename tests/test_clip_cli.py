@@ -254,7 +254,7 @@ def test_ctrl_c_stops_within_a_window_and_says_how_to_go_on(tmp_path: Path) -> N
     job = subprocess.Popen([sys.executable, "-c", SLOWLY, *words], env=environment, stderr=subprocess.PIPE, text=True)
     assert job.stderr is not None
     for line in job.stderr:
-        if line.startswith("decoding"):
+        if line.startswith("decod"):
             break
     job.send_signal(signal.SIGINT)
     said = job.communicate(timeout=60)[1]

@@ -25,7 +25,7 @@ class Shown(Watch):
         self.begun = False
 
     def tell(self, stage: str, done: int, total: int, preview: Callable[[], Image] | None = None) -> None:  # noqa: ARG002
-        self.begun |= stage != "loading"
+        self.begun |= not stage.startswith("load")
         self._show(stage + self._place(stage, done, total), done, total)
         if self._stop.is_set():
             raise Cancelled
