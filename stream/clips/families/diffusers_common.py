@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,29 @@ def once(job: Job) -> int:
     return job.steps
 
 
+@dataclass(frozen=True)
+class Part:
+    """A component that lies in a repository of its own, where the model's folder is another pipeline's."""
+
+    library: str
+    kind: str  # its class
+    source: str
+    folder: str  # in it
+    option: str  # names another source
+
+    @property
+    def file(self) -> str:
+        return "preprocessor_config.json" if self.kind.endswith("Processor") else "config.json"
+
+    def place(self, options: Mapping[str, Any]) -> Path | None:
+        """The folder that it is in, where it is on this machine."""
+        return ready.folder_of(str(options.get(self.option, self.source)), self.file, self.folder)
+
+    def missing(self, options: Mapping[str, Any]) -> str | None:
+        source = options.get(self.option, self.source)
+        return None if self.place(options) else f"{self.kind} {source} is not here: hf download {source}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """How a mode is run."""
@@ -50,6 +73,7 @@ class Way:
     accepts: tuple[str, ...] = ()  # other pipelines whose weights it runs
     calls: Callable[[Job], int] = guided_twice
     steps: Callable[[Job], int] = once  # that are taken of those asked for
+    parts: Mapping[str, Part] = field(default_factory=dict)
     rule: FrameRule | None = None  # where it is not the family's
     options: Callable[[Job], dict[str, Any]] = lambda _job: {}  # arguments that are the user's to choose
     prepare: Callable[[Any, Job], dict[str, Any]] = lambda _pipeline, _job: {}  # arguments that need the model
@@ -93,6 +117,8 @@ class Family(Backend):
         source = way.source if timeline is None else source_of(self.facts, timeline, way.source)
         quantise = None if timeline is None else timeline.memory.quantise
         found = [ready.packages(self.needs, quantise), ready.weights(source), ready.room(source, self.gigabytes)]
+        if way.parts and ready.pipeline_in(source) in way.accepts:
+            found += [p.missing({} if timeline is None else timeline.options) for p in way.parts.values()]
         return "; ".join(x for x in found if x) or None
 
     def plan(self, timeline: Timeline) -> Plan:
@@ -106,12 +132,11 @@ class Family(Backend):
         return job.plan(way.calls(job))
 
     def key(self, timeline: Timeline) -> Hashable:
-        way, job = self.way(timeline), timeline
-        own = {k: v for k, v in job.options.items() if k in ("dtype", "gguf", "gguf_2", self.second)}
-        return (
-            self.facts.name, way.pipeline, source_of(self.facts, job, way.source), job.loras, job.memory,
-            str(sorted(own.items())),
-        )  # fmt: skip
+        way, deciding = self.way(timeline), {"dtype", "gguf", "gguf_2", self.second}
+        deciding |= {part.option for part in way.parts.values()}
+        own = sorted((k, str(v)) for k, v in timeline.options.items() if k in deciding)
+        source = source_of(self.facts, timeline, way.source)
+        return self.facts.name, way.pipeline, source, timeline.loras, timeline.memory, tuple(own)
 
     def load(self, timeline: Timeline, tell: Callable[[str], Any]) -> Renderer:
         from stream.clips.families import loading, preview
@@ -119,7 +144,7 @@ class Family(Backend):
         job, way = self.ask(timeline), self.way(timeline)
         source = source_of(self.facts, timeline, way.source)
         tell(f"reading {source}")
-        pipeline = loading.read(way.pipeline, way.accepts, source, job, self.dtype, self.vae_dtype)
+        pipeline = loading.read(way, source, job, self.dtype, self.vae_dtype)
         way.loaded(pipeline)
         loading.add_loras(pipeline, timeline.loras, self._second(job))
         colours = preview.colours_of(pipeline.vae, self.spatial)
@@ -180,10 +205,12 @@ class PipelineRenderer(Renderer):
 
         way = self.family.way(job.timeline)
         given = common(job) | {"generator": torch.Generator().manual_seed(job.timeline.seed)}
-        given |= way.arguments(job) | way.options(job) | way.prepare(self.pipeline, job)
+        given |= way.arguments(job) | way.options(job)
         try:
             with quiet(), warnings.catch_warnings(), self._watched(job, watch, way.calls(job)):
                 warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' schedulers and numpy
+                warnings.filterwarnings("ignore", "In CPU autocast")  # Mochi asks for what the CPU has anyway
+                given |= way.prepare(self.pipeline, job)
                 return self.pipeline(**{k: v for k, v in given.items() if v is not LEFT_OUT})
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
@@ -260,8 +287,6 @@ def strength(job: Job) -> float:
 
 
 def _told(plan: Plan, steps: int, note: str) -> Plan:
-    from dataclasses import replace
-
     return replace(plan, steps=steps, notes=(*plan.notes, note))
 
 

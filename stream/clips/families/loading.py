@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,27 +15,30 @@ from stream.clips.families import ready
 from stream.clips.families.asked import Job
 from stream.config import Lora
 from stream.errors import ClipError, ModelError
-from stream.hub import Wanted, fetching, first_line
+from stream.hub import Wanted, fetch, fetching, first_line
 from stream.lora import find
 from stream.quiet import quiet
 from stream.weights import check_whole, reading
+
+if TYPE_CHECKING:
+    from stream.clips.families.diffusers_common import Way
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 THRESHOLD = 0.1  # of the first-block cache: the share of change below which the other blocks are not run again
 
 
-def read(name: str, accepts: tuple[str, ...], source: str, job: Job, usual: str, vae: str | None) -> Any:
-    """The pipeline called `name` for a job, on the CPU or where its quantisation put it. ModelError or ClipError."""
+def read(way: Way, source: str, job: Job, usual: str, vae: str | None) -> Any:
+    """The pipeline for a job, on the CPU or where its quantisation put it. ModelError or ClipError."""
     import diffusers
 
     place = _place(source)
-    _fits(place, name, accepts)
-    kind = getattr(diffusers, name)
+    _fits(place, way.pipeline, way.accepts)
+    kind = getattr(diffusers, way.pipeline)
     dtype = dtype_of(job, usual)
     dtypes: Any = {"default": dtype, "vae": DTYPES[vae]} if vae else dtype
     with quiet(), reading(f"model {source}", place):
-        parts = _texts(place, dtype) | _gguf(place, job, dtype)
+        parts = _texts(place, dtype) | _elsewhere(way, place, job, dtype) | _gguf(place, job, dtype)
         options = quantised(job, place, dtype)
         pipeline = kind.from_pretrained(
             str(place), torch_dtype=dtypes, local_files_only=True, use_safetensors=True, **parts, **options
@@ -73,7 +77,7 @@ def _place(source: str) -> Path:
 
 def _fits(place: Path, name: str, accepts: tuple[str, ...]) -> None:
     """ModelError where the folder holds the weights of another kind of pipeline."""
-    held = json.loads((place / ready.INDEX).read_text(encoding="utf-8")).get("_class_name")
+    held = ready.pipeline_in(str(place))
     if held not in {name, *accepts}:
         raise ModelError(
             f"model {place} is a {held}, and this clip needs {' or '.join(sorted({name, *accepts}))}: "
@@ -88,15 +92,40 @@ def _texts(place: Path, dtype: torch.dtype) -> dict[str, Any]:
     index = json.loads((place / ready.INDEX).read_text(encoding="utf-8"))
     parts = {}
     for name, part in index.items():
-        if not (isinstance(part, list) and part[0] == "transformers" and (place / name / "config.json").is_file()):
-            continue
-        model, info = getattr(transformers, part[1]).from_pretrained(
-            place / name, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-        if lost := sorted(info["missing_keys"]):
-            raise ModelError(f"{place / name} lacks {len(lost)} of its weights ({lost[0]}, ...): fetch its files again")
-        parts[name] = model.eval()
+        if isinstance(part, list) and part[0] == "transformers" and (place / name / "config.json").is_file():
+            parts[name] = _whole(getattr(transformers, part[1]), place / name, dtype)
     return parts
+
+
+def _whole(kind: Any, place: Path, dtype: torch.dtype) -> Any:
+    model, info = kind.from_pretrained(
+        place, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    if lost := sorted(info["missing_keys"]):
+        raise ModelError(f"{place} lacks {len(lost)} of its weights ({lost[0]}, ...): fetch its files again")
+    return model.eval()
+
+
+def _elsewhere(way: Way, place: Path, job: Job, dtype: torch.dtype) -> dict[str, Any]:
+    """The components that the model's folder does not have, from where they are."""
+    if ready.pipeline_in(str(place)) == way.pipeline:
+        return {}
+    made = {}
+    for name, part in way.parts.items():
+        kind = getattr(import_module(part.library), part.kind)
+        folder = part.place(job.timeline.options)
+        if folder is None:
+            source, pattern = job.option(part.option, part.source), f"{part.folder}/*" if part.folder else "*"
+            folder = fetch(Wanted(source, name, (pattern,), f"option {part.option} = FOLDER")) / part.folder
+        if part.library == "diffusers":
+            wanted = job.timeline.memory.quantise
+            options = {"quantization_config": _config(wanted, dtype)} if wanted and wanted != "gguf" else {}
+            made[name] = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options)
+        elif part.kind.endswith("Model"):
+            made[name] = _whole(kind, folder, dtype)
+        else:
+            made[name] = kind.from_pretrained(folder, local_files_only=True)
+    return made
 
 
 # ------------------------------------------------------------------------------------------------- quantisation

@@ -43,7 +43,7 @@ def normal(latents: Tensor, vae: Any) -> Tensor:
 
 def _of(vae: Any, name: str) -> Tensor | None:
     value = getattr(vae.config, name, None)
-    value = getattr(vae, name, None) if value is None else value
+    value = dict(vae.named_buffers()).get(name) if value is None else value
     return None if value is None else torch.as_tensor(value, dtype=torch.float32).cpu().flatten()
 
 

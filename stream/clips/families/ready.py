@@ -44,15 +44,23 @@ def weights(source: str) -> str | None:
     return lost and f"weights {source} lack {lost}: {again}"
 
 
-def folder_of(source: str) -> Path | None:
-    """The folder of a model: itself, or its snapshot in the hub cache."""
+def folder_of(source: str, file: str = INDEX, inner: str = "") -> Path | None:
+    """The folder of a model, or `inner` in it: itself, or its snapshot in the hub cache, known by a `file` in it."""
     from huggingface_hub import try_to_load_from_cache
 
     path = Path(source).expanduser()
     if source == BUILTIN or path.is_dir():
-        return path if path.is_dir() else None
-    found = try_to_load_from_cache(source, INDEX) if source.count("/") == 1 else None
+        return (path / inner if (path / inner).is_dir() else path) if path.is_dir() else None
+    found = try_to_load_from_cache(source, f"{inner}/{file}" if inner else file) if source.count("/") == 1 else None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def pipeline_in(source: str) -> str | None:
+    """The class of the pipeline that a model is, where it is on this machine."""
+    place = folder_of(source)
+    if place is None or not (place / INDEX).is_file():
+        return None
+    return str(json.loads((place / INDEX).read_text(encoding="utf-8")).get("_class_name"))
 
 
 def incomplete(place: Path) -> str | None:
