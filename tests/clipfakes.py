@@ -124,8 +124,8 @@ FILES = "files"
 
 
 def stand_in() -> None:
-    """The back end that draws is there, also under the name of the one that is used where none is named."""
-    FAMILIES["drawing"] = FAMILIES["animatediff"] = "clipfakes:BACKEND"
+    """The back end that draws is there."""
+    FAMILIES["drawing"] = "clipfakes:BACKEND"
 
 
 def counted(folder: Path) -> Counter[str]:
@@ -140,6 +140,15 @@ def order(prompt: str = "quick", **more: object) -> Order:
 def command(queue: Queue, *more: str) -> list[str]:
     """What starts a runner of these."""
     return [sys.executable, "-m", "clipfakes", str(queue.folder), *more]
+
+
+def plans() -> list[str]:
+    """What starts the process that says what a clip will take."""
+    return [
+        sys.executable,
+        "-c",
+        "import clipfakes; clipfakes.stand_in(); from stream.clips.planner import main; main()",
+    ]
 
 
 def main(folder: Path, *how: str) -> None:

@@ -55,7 +55,7 @@ def server(running: Served) -> Iterator[Served]:
 
 
 def test_pages_are_served_and_need_nothing_from_elsewhere(server: Served) -> None:
-    for path in ("/", "/view"):
+    for path in ("/", "/view", "/clips"):
         answer = server.http.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert server.http.head(path).status_code == 200

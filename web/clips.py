@@ -17,9 +17,10 @@ from typing import Any, BinaryIO, Literal, TypeVar
 from stream.clips.backend import Plan
 from stream.clips.caretaker import Caretaker
 from stream.clips.families import family
+from stream.clips.planner import LateError, NotReadyError, Planner
 from stream.clips.queue import ID, Job, Order, Queue
 from stream.clips.timeline import Timeline
-from stream.errors import ClipError, LivebrushError
+from stream.errors import ClipError
 from web import uploads
 from web.errors import RefusalError
 from web.messages import ClipsHealth, Video, VideoError
@@ -37,9 +38,17 @@ CANCELLED = VideoError(code="cancelled", message="it was cancelled")
 class Clips:
     """Owned by the application. `limit` jobs may wait."""
 
-    def __init__(self, queue: Queue, rules: Rules, *, limit: int = 20, caretaker: Caretaker | None = None) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        rules: Rules,
+        *,
+        limit: int = 20,
+        caretaker: Caretaker | None = None,
+        planner: Planner | None = None,
+    ) -> None:
         self.queue, self.rules, self.limit = queue, rules, limit
-        self.caretaker = caretaker or Caretaker(queue)
+        self.caretaker, self.planner = caretaker or Caretaker(queue), planner or Planner()
 
     def start(self, live: Callable[[], bool]) -> None:
         """Makes what waits. `live` says whether live streams have priority now."""
@@ -47,7 +56,7 @@ class Clips:
 
     async def stop(self) -> None:
         """Ends the runner; its job goes on the next time."""
-        await self.caretaker.stop()
+        await asyncio.gather(self.caretaker.stop(), self.planner.close())
 
     @property
     def health(self) -> ClipsHealth:
@@ -68,14 +77,33 @@ class Clips:
     async def add(self, asked: VideoAsked, upload: BinaryIO | None) -> Sequence[Job]:
         """Queues what is asked for. RefusalError where it is wrong, not for everybody, or too much."""
         await self._admit(asked.n)
-        jobs = await asyncio.to_thread(self._add, asked, upload)
+        name = self.queue.new_id()
+        room = self.queue.room(name)
+        try:
+            made = await asyncio.to_thread(self._prepared, asked, upload, room)
+            await self._planned(made, found(room))
+            jobs = await asyncio.to_thread(self._queued, asked, made, name)
+        except BaseException:
+            shutil.rmtree(room, ignore_errors=True)
+            raise
         self.caretaker.poke()
         return jobs
 
     async def plan(self, asked: VideoAsked) -> tuple[Timeline, Plan]:
-        """What it will take."""
-        made = timeline(asked, has_upload=False)
-        return made, await asyncio.to_thread(self._plan, made)
+        """What it will take, without its input."""
+        made = timeline(asked, self.rules, has_upload=False).model_copy(update={"input": None})
+        return made, await self._planned(made)
+
+    async def _planned(self, made: Timeline, upload: Path | None = None) -> Plan:
+        """Checks all that can be checked before it runs."""
+        try:
+            return await self.planner.plan(made.model_copy(update={"input": str(upload) if upload else None}))
+        except NotReadyError as error:
+            raise RefusalError(503, str(error), code="not_ready", param="backend") from None
+        except LateError as error:
+            raise RefusalError(503, str(error), headers={"Retry-After": "5"}, code="late") from None
+        except ClipError as error:
+            raise refusal(str(error), error.at) from None
 
     async def _admit(self, more: int) -> None:
         """RefusalError where the queue is full."""
@@ -84,22 +112,18 @@ class Clips:
             told = f"{waiting} clips wait already, and {self.limit} may: come back in a while"
             raise RefusalError(429, told, headers={"Retry-After": str(RETRY_S)}, code="queue_full")
 
-    def _add(self, asked: VideoAsked, upload: BinaryIO | None) -> Sequence[Job]:
-        name = self.queue.new_id()
+    def _prepared(self, asked: VideoAsked, upload: BinaryIO | None, room: Path) -> Timeline:
+        """The timeline, its input in the job's folder."""
+        made = timeline(asked, self.rules, upload is not None)
+        if upload is not None:
+            uploads.store(upload, room)
+        self._bring(made.input, room)
+        own = found(room)
+        return made.model_copy(update={"input": own.name if own is not None else None})
+
+    def _queued(self, asked: VideoAsked, made: Timeline, name: str) -> Sequence[Job]:
         room = self.queue.room(name)
-        try:
-            if upload is not None:
-                uploads.store(upload, room)
-            made = timeline(asked, upload is not None)
-            self._bring(made.input, room)
-            self._plan(made, room)
-            own = found(room)
-            made = made.model_copy(update={"input": own.name if own is not None else None})
-            orders = [self._order(asked, made, number, name, room) for number in range(asked.n)]
-            return self.queue.add(orders)
-        except BaseException:
-            shutil.rmtree(room, ignore_errors=True)
-            raise
+        return self.queue.add([self._order(asked, made, number, name, room) for number in range(asked.n)])
 
     def _order(self, asked: VideoAsked, made: Timeline, number: int, first: str, room: Path) -> Order:
         """The clip of that number; those after the first have the upload in a folder of their own, too."""
@@ -128,23 +152,6 @@ class Clips:
             raise refusal(f"input {wanted[:80]} is not there: name a clip that is completed", ("input",))
         room.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, room / (uploads.NAME + source.suffix))
-
-    def _plan(self, made: Timeline, room: Path | None = None) -> Plan:
-        """Checks all that can be checked before it runs."""
-        self.rules.check(made)
-        own = found(room) if room is not None else None
-        made = made.model_copy(update={"input": None if own is None else str(own)})
-        try:
-            backend = family(made.backend)
-            if missing := backend.missing(made):
-                raise RefusalError(503, f"{made.backend} is not ready: {missing}", code="not_ready", param="model")
-            return backend.plan(made)
-        except ClipError as error:
-            raise refusal(str(error), error.at) from None
-        except RefusalError:
-            raise
-        except LivebrushError as error:
-            raise refusal(str(error), ()) from None
 
     # ------------------------------------------------------------------------------------------ what is said
 

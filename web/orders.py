@@ -118,9 +118,9 @@ def named(timeline: Timeline) -> Iterator[tuple[At, str]]:
         yield ("output", "upscaler"), timeline.output.upscaler
 
 
-def timeline(asked: VideoAsked, has_upload: bool) -> Timeline:
+def timeline(asked: VideoAsked, rules: Rules, has_upload: bool) -> Timeline:
     """The timeline that a request means. RefusalError, with the field's place, where something is wrong."""
-    given: dict[str, Any] = dict(asked.timeline)
+    given: dict[str, Any] = {"backend": rules.backends[0], **asked.timeline}
     if asked.model is not None:
         given |= model(asked.model)
     if asked.size is not None:
@@ -129,8 +129,10 @@ def timeline(asked: VideoAsked, has_upload: bool) -> Timeline:
     if has_upload:
         given.setdefault("input", UPLOAD)
     made = parsed(given)
+    rules.check(made)
     if asked.seconds is not None:
         made = parsed(given | {"frames": frames(str(asked.seconds), made)})
+    rules.check(made)
     return made
 
 

@@ -195,7 +195,7 @@ class Files:
 def key(job: Job) -> Hashable | None:
     """Equal for jobs that one loaded model can make; None where that cannot be said."""
     try:
-        return job.timeline.backend, family(job.timeline.backend).key(job.timeline)
+        return job.timeline.backend, family(job.timeline.backend).key(job.timeline.resolved())
     except LivebrushError:
         return None
 

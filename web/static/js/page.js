@@ -180,6 +180,7 @@ export class Page {
 
   #describe() {
     const { model, version, sources, styles } = this.facts;
+    $("#clips").hidden = !this.facts.clips;
     $("#model").textContent = [model?.name, version && `Livebrush ${version}`].filter(Boolean).join(" · ");
     $("#prompt").placeholder = styles?.[0] ?? "What should it look like?";
     $("#start-server").hidden = !sources?.includes("server");
