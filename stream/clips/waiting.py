@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from stream.commandline import FAILED, INTERRUPTED, Group, shown, told
 
 if TYPE_CHECKING:
+    from stream.clips.progress import Show
     from stream.clips.queue import Job
     from stream.clips.runner import Runner
 
@@ -50,18 +52,13 @@ def far(job: Job) -> str:
 @jobs.command("run")
 def run() -> None:
     """Makes what waits, one after another, until nothing does. Ctrl-C lets the job in hand wait again."""
-    from stream.clips.progress import showing
     from stream.clips.queue import Queue
     from stream.clips.runner import Files, Runner, step_back
     from stream.terminal import stoppable
 
     step_back()
-    with Queue() as queue, showing(told()) as show, stoppable() as asked:
-
-        def hear(job: Job, stage: str, done: int, total: int) -> None:
-            show(f"{stage} {job.output.name}", done, total)
-
-        runner = Runner(queue, Files(), hear=hear)
+    with Queue() as queue, Heard() as heard, stoppable() as asked:
+        runner = Runner(queue, Files(), hear=heard)
         Thread(target=_pass_on, args=(asked, runner), daemon=True).start()
         tally = runner.run(until_empty=True)
     typer.echo(f"{tally.done} made, {tally.failed} failed, {tally.cancelled} cancelled")
@@ -69,6 +66,29 @@ def run() -> None:
         raise typer.Exit(INTERRUPTED)
     if tally.failed:
         raise typer.Exit(FAILED)
+
+
+class Heard:
+    """Shows how far the job in hand is."""
+
+    def __init__(self) -> None:
+        self._job, self._open = "", ExitStack()
+        self._show: Show = lambda *_: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __call__(self, job: Job, stage: str, done: int, total: int) -> None:
+        from stream.clips.progress import showing
+
+        if job.id != self._job:
+            self._open.close()
+            told().print(f"{job.output}:", highlight=False, soft_wrap=True, markup=False)
+            self._job, self._show = job.id, self._open.enter_context(showing(told()))
+        self._show(stage, done, total)
 
 
 def _pass_on(asked: Event, runner: Runner) -> None:
