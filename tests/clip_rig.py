@@ -48,13 +48,13 @@ class DrawnRenderer:
 
     def render(self, timeline: Timeline, folder: Path, watch: Watch) -> Rendered:
         self.calls.append(folder)
-        watch.tell("denoising", 0, 1)
+        watch.tell("denoise", 0, 1)
         return Rendered(self._slices(timeline, watch), lambda: tone(timeline) if self.sounds else None)
 
     def _slices(self, timeline: Timeline, watch: Watch) -> Iterator[Image]:
         count = timeline.frames if self.frames is None else self.frames
         for start in range(0, count, SLICE):
-            watch.tell("decoding", start, count)
+            watch.tell("decode", start, count)
             numbers = range(start, min(start + SLICE, count))
             yield np.stack([drawing(i, self.size, timeline.seed) for i in numbers])
             if self.error:
@@ -90,7 +90,7 @@ class Drawn:
         return timeline.model
 
     def load(self, timeline: Timeline, tell: Callable[[str], Any]) -> DrawnRenderer:
-        tell("loading")
+        tell("load")
         self.loaded.append(DrawnRenderer(self.size, **self.made))
         return self.loaded[-1]
 

@@ -66,9 +66,9 @@ def test_a_clip_is_made_with_its_manifest_beside_it(backend: Drawn, tmp_path: Pa
     assert manifest.notes == ("drawn by hand",)
     assert {"livebrush", "torch", "diffusers", "av"} <= set(manifest.versions)
     stages = [s for s, _, _ in watch.heard]
-    assert list(dict.fromkeys(stages)) == ["loading", "denoising", "decoding", "writing"]
-    assert watch.heard[-1] == ("writing", 6, 6)
-    assert set(manifest.timings) <= {"loading", "denoising", "decoding", "writing"}
+    assert list(dict.fromkeys(stages)) == ["load", "denoise", "decode", "write"]
+    assert watch.heard[-1] == ("write", 6, 6)
+    assert set(manifest.timings) <= {"load", "denoise", "decode", "write"}
     assert 0 < sum(manifest.timings.values()) <= manifest.seconds + 0.01
 
 
@@ -139,7 +139,7 @@ def test_a_shorter_clip_leaves_no_frame_of_a_longer_one(backend: Drawn, tmp_path
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif", "out.apng", "out"])
-@pytest.mark.parametrize("at", [("loading", 0), ("denoising", 0), ("decoding", 4), ("writing", 4), ("writing", 6)])
+@pytest.mark.parametrize("at", [("load", 0), ("denoise", 0), ("decode", 4), ("write", 4), ("write", 6)])
 def test_cancelled_anywhere_leaves_nothing_and_the_model_ready(
     backend: Drawn, tmp_path: Path, name: str, at: tuple[str, int]
 ) -> None:

@@ -36,7 +36,7 @@ def sheet(clips: dict[str, str], columns: int, height: int) -> Image:
     for name, clip in clips.items():
         every = list(frames(clip, height))
         shown = [every[round(i)] for i in np.linspace(0, len(every) - 1, columns)]
-        rows.append(np.hstack([label(shown[0], name), *shown[1:]]))
+        rows.append(label(np.hstack(shown), name))
     widest = max(row.shape[1] for row in rows)
     return np.vstack([np.pad(row, ((0, 2), (0, widest - row.shape[1]), (0, 0))) for row in rows])
 

@@ -150,11 +150,11 @@ class Clip:
         remove(self.to.made)  # left by one that was killed
 
     def make(self, keep: Keep, watch: Stages) -> Manifest:
-        watch.tell("loading", 0, 1)
+        watch.tell("load", 0, 1)
         inputs = manifests.hashed(self.timeline)
-        renderer = keep.renderer(self.backend, self.timeline, lambda _word: watch.tell("loading", 0, 1))
+        renderer = keep.renderer(self.backend, self.timeline, lambda _word: watch.tell("load", 0, 1))
         finish = Finish(self.timeline.output)
-        watch.tell("loading", 1, 1)
+        watch.tell("load", 1, 1)
         try:
             made = self._written(renderer, finish, inputs, watch)
         except (Cancelled, LivebrushError):
@@ -181,7 +181,7 @@ class Clip:
             for image in part:
                 count += 1
                 yield image
-            watch.tell("writing", count, total)
+            watch.tell("write", count, total)
         if count != total:
             raise ClipError(f"backend {self.timeline.backend} gave {count} frames, and {total} were planned: try again")
 
