@@ -16,14 +16,16 @@ import numpy as np
 import PIL.Image
 import pytest
 from clip_rig import Drawn, drawing, drawn
-from media import sound_of, sound_only, video
+from media import number, sound_of, sound_only, video
 
 from stream.clips import manifest as manifests
 from stream.clips import write as module
 from stream.clips.backend import Watch
+from stream.clips.beginning import pictures as pictures_of
+from stream.clips.beginning import rate_of
 from stream.clips.make import Keep, make
 from stream.clips.manifest import Manifest, digest, load, read, sidecar
-from stream.clips.timeline import Output, Timeline
+from stream.clips.timeline import Camera, Output, Timeline
 from stream.clips.write import Target, target, write
 from stream.errors import ClipError
 from stream.frame import Image
@@ -234,6 +236,17 @@ def test_sound_is_kept_as_long_as_the_clip_is(backend: Drawn, tmp_path: Path, na
     video(tmp_path / "in.mp4", 20, sound="aac")
     clip(tmp_path, name, input=str(tmp_path / "in.mp4"), frames=15)
     assert sound_of(tmp_path / name) == (codec, pytest.approx(0.6, abs=0.05), pytest.approx(0.4, abs=0.03))
+
+
+def test_a_video_keeps_its_pace_at_another_rate(tmp_path: Path) -> None:
+    video(tmp_path / "in.mkv", 20)  # 25 a second
+    shown = {"25": range(12), "25/2": range(0, 20, 2), "50": [0, 0, 1, 1, 2], "10": [0, 2, 5, 7, 10, 12, 15, 17]}
+    for fps, expected in ((Fraction(k), v) for k, v in shown.items()):
+        found = [number(i) for i in pictures_of(str(tmp_path / "in.mkv"), len(expected), SIZE, Camera, fps)]
+        assert found == pytest.approx(list(expected), abs=1 if fps == 10 else 0)
+    assert rate_of(str(tmp_path / "in.mkv")) == 25
+    with pytest.raises(ClipError, match="has 8 frames, the clip 9: set frames = 8"):
+        list(pictures_of(str(tmp_path / "in.mkv"), 9, SIZE, Camera, Fraction(10)))
 
 
 def test_all_sound_is_kept_where_the_clip_goes_to_the_end(backend: Drawn, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ class AnimateRenderer:
             generator.manual_seed(asked.seed + OTHER_SEED)
         if asked.input is None:
             return ((block, None) for block in drawn)
-        seen = pictures(asked.input, asked.frames, (made.width, made.height), made.camera)
+        seen = pictures(asked.input, asked.frames, (made.width, made.height), made.camera, made.fps)
         return beginning(blocks, drawn, seen, self._encoded, flow)
 
     def _encoded(self, images: Sequence[Image]) -> Tensor:
@@ -245,7 +245,7 @@ def _followed(begun: Iterator[Begun], blocks: Sequence[Window], made: Recipe, pa
     assert made.timeline.control is not None
     assert made.timeline.control.input is not None
     size = (made.width, made.height)
-    seen = pictures(made.timeline.control.input, made.timeline.frames, size, made.camera)
+    seen = pictures(made.timeline.control.input, made.timeline.frames, size, made.camera, made.fps)
     with closing(Slab(path, (3, made.height, made.width), np.uint8)) as slab:
         for block, each in zip(blocks, begun, strict=True):
             images = np.stack(list(islice(seen, len(block))))

@@ -6,8 +6,9 @@ noise, so that what is painted moves as the input does (Go-with-the-Flow, arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from stream.clips.noise import camera_matrix
 from stream.clips.timeline import Camera
 from stream.clips.windows import Window
 from stream.errors import ClipError
-from stream.frame import Image
+from stream.frame import Frame, Image
 from stream.preprocess import fitted
-from stream.sources import PICTURES, open_source
+from stream.sources import PICTURES, kind_of, open_source
 
 Begun = tuple[Tensor, Tensor | None]  # noise of a block, and its input's latents
 Encode = Callable[[Sequence[Image]], Tensor]  # pictures to latents (1, C, frames, h, w)
@@ -62,17 +63,44 @@ def is_still(source: str) -> bool:
     return Path(source).suffix.lower() in PICTURES and not Path(source).is_dir()
 
 
-def pictures(source: str, frames: int, size: tuple[int, int], camera: Callable[[int], Camera]) -> Iterator[Image]:
-    """The first `frames` pictures of an input, of the clip's `size`; ClipError where it has fewer."""
+def rate_of(source: str | None) -> Fraction | None:
+    """Frames a second of an input that has a clock: pictures have none."""
+    if source is None or kind_of(source) == "images":
+        return None
+    with closing(open_source(source)) as opened:
+        return None if opened.rate is None else opened.rate.limit_denominator(1001)
+
+
+def pictures(source: str, frames: int, size: tuple[int, int], camera: Callable[[int], Camera],
+             fps: Fraction | None = None) -> Iterator[Image]:  # fmt: skip
+    """The first `frames` pictures of an input, of the clip's `size`: of a video those shown at the clip's moments,
+    `fps` a second, so that it keeps its pace and its sound. ClipError where it has fewer."""
     if is_still(source):
         yield from panned(source, frames, size, camera)
         return
+    rate = rate_of(source)
     with closing(open_source(source)) as opened:
+        shown = iter(opened) if fps is None or rate is None or rate == fps else in_time(opened, rate, fps)
         count = -1
-        for count, frame in enumerate(islice(opened, frames)):  # noqa: B007 (it is asked for below)
+        for count, frame in enumerate(islice(shown, frames)):  # noqa: B007 (it is asked for below)
             yield fitted(frame.image, *size)
     if count + 1 < frames:
         raise ClipError(f"input {source} has {count + 1} frames, the clip {frames}: set frames = {count + 1} or fewer")
+
+
+def in_time(frames: Iterable[Frame], rate: Fraction, fps: Fraction) -> Iterator[Frame]:
+    """The frame that is shown at each moment, `fps` a second, of a video with `rate`."""
+    last, moment = None, Fraction(0)
+    near = min(1 / rate, 1 / fps) / 2  # clocks of containers are rounded
+    for frame in frames:
+        while last is not None and moment < frame.pts * frame.time_base - near:
+            yield last
+            moment += 1 / fps
+        last = frame
+    end = last.pts * last.time_base + 1 / rate if last is not None else Fraction(0)
+    while last is not None and moment < end - near:
+        yield last
+        moment += 1 / fps
 
 
 def panned(source: str, frames: int, size: tuple[int, int], camera: Callable[[int], Camera]) -> Iterator[Image]:

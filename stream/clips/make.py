@@ -262,4 +262,5 @@ def _kept(timeline: Timeline, plan: Plan) -> Track | None:
     with open_source(timeline.input) as source:
         if source.audio is None:
             return None
-        return Track(source.audio, source.count is not None and plan.frames >= source.count)
+        lasts = None if source.count is None or source.rate is None else source.count / source.rate
+        return Track(source.audio, lasts is not None and plan.frames / Fraction(plan.fps) >= lasts)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from stream.clips import control, travel, windows
-from stream.clips.beginning import is_still, mixed
+from stream.clips.beginning import is_still, mixed, rate_of
 from stream.clips.chain import Layout
 from stream.clips.modules import MotionFacts, MotionModule, find
 from stream.clips.timeline import Camera, NoiseKind, Sampler, Segment, Timeline
@@ -50,9 +50,10 @@ class Recipe:
         schedule = "looped" if asked.loop else asked.schedule
         return Layout(asked.frames, schedule, asked.window, asked.overlap, asked.fuse, self.shares)
 
-    @property
+    @cached_property
     def fps(self) -> Fraction:
-        return self.timeline.fps or FPS
+        """The timeline's, else the input's own."""
+        return self.timeline.fps or rate_of(self.timeline.input) or FPS
 
     @property
     def width(self) -> int:
