@@ -420,7 +420,8 @@ def test_a_clip_is_as_long_as_its_input_unless_it_says_otherwise() -> None:
     clip("--input", "in.mp4", "-o", "a.mp4")
     clip("--input", "in.mp4", "--frames", 3, "-o", "b.mp4")
     clip("--input", still("photo.png"), "-o", "c.mp4")
-    assert [load(Path(f"{name}.mp4")).frames for name in "abc"] == [6, 3, 64]
+    clip("--input", "in.mp4", "--fps", 50, "-o", "d.mp4")  # in.mp4 has 25 a second
+    assert [load(Path(f"{name}.mp4")).frames for name in "abcd"] == [6, 3, 64, 12]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,17 @@ def _named(text: str, at: At) -> None:
 
 
 def lengthened(table: Table) -> Table:
-    """`table` with as many frames as its input video or folder has, where it does not say how many."""
+    """`table` with as many frames as its input video or folder has, at its fps, where it does not say how many."""
     text = table.get("input")
     if "frames" in table or not isinstance(text, str) or not text or kind_of(text) not in ("images", "video"):
         return table
     try:
         with open_source(text) as source:
-            return table if (source.count or 1) == 1 else table | {"frames": source.count}
-    except LivebrushError:
+            count = source.count or 1
+            if count > 1 and source.rate and "fps" in table and kind_of(text) == "video":
+                count = max(round(count / source.rate * Fraction(str(table["fps"]))), 1)
+            return table if count == 1 else table | {"frames": count}
+    except (LivebrushError, ValueError, ZeroDivisionError):
         return table  # `check` says it, with its place
 
 
