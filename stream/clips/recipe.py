@@ -23,7 +23,9 @@ FPS = Fraction(8)  # what AnimateDiff was trained on
 STILL = Camera()
 STEPS, GUIDANCE, STRENGTH = 25, 7.5, 0.6
 PLAIN = MotionFacts(sampler="ddim", steps=STEPS, guidance_scale=GUIDANCE)
-OWN = MotionFacts(sampler="ddim", steps=12, guidance_scale=1.0)  # the built-in model's, without a motion module
+OWN = MotionFacts(  # the built-in model's without a motion module, as with one
+    sampler="ddim", spacing="trailing", steps=8, guidance_scale=1.0, strength=0.25, noise="constant"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,12 @@ class Recipe:
     def noise(self) -> NoiseKind:
         if self.timeline.noise != "auto":
             return self.timeline.noise
+        source = self.timeline.input
+        if source is not None and not is_still(source):
+            wanted = {f.noise for f in self._all}
+            return "warped" if len(wanted) > 1 or "auto" in wanted else wanted.pop()
         moves = any(self._camera(s) != STILL for s in self.timeline.segments)
-        return "warped" if moves or self.timeline.input is not None else "fresh"
+        return "warped" if moves or source is not None else "fresh"
 
     @property
     def flows(self) -> bool:
