@@ -1,5 +1,5 @@
-"""What is wrong with a timeline is said before any work is done: values, files, motion modules, and what the back end
-says of it. Every error has its place in the timeline."""
+"""What is wrong with a timeline is said before any work is done: segments, files, and what the back end says of it.
+Errors have their place in the timeline."""
 
 from __future__ import annotations
 
@@ -7,28 +7,22 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stream.clips.backend import Backend, Plan
 from stream.clips.explain import At, named
 from stream.clips.families import FAMILIES, family
 from stream.clips.reading import SOUNDS, Table
-from stream.clips.timeline import Keyframe, Segment, Timeline
+from stream.clips.timeline import Keyframe, Timeline
 from stream.config import Lora
 from stream.errors import ClipError, LivebrushError
 from stream.sources import PICTURES, kind_of, open_source
-
-if TYPE_CHECKING:
-    from stream.clips.modules import MotionModule
 
 
 def check(timeline: Timeline) -> Plan:
     """What the clip will take. ClipError where it cannot be made as the timeline says; reads no weights."""
     resolved = timeline.resolved()
     backend = known(resolved.backend)
-    _windows(resolved)
     _keyframes(resolved)
-    _motions(resolved)
     for at, text in pictures(resolved):
         _named(text, at)
         readable(text, at)
@@ -76,6 +70,8 @@ def known(name: str) -> Backend:
 
 def readable(text: str, at: At = ()) -> None:
     """ClipError unless there is a first picture in an input."""
+    if kind_of(text) == "camera":
+        raise ClipError(f"{text} has no end: record it to a file first", at)
     try:
         if kind_of(text) in ("images", "video"):
             open_source(text).close()
@@ -113,54 +109,6 @@ def _is_path(source: str) -> bool:
     """Whether weights are a file or folder and no hub id: `owner/name`, or `owner/name/file.safetensors`."""
     plain = not source.startswith((".", "~", "/")) and "\\" not in source
     return not (plain and source.count("/") in (1, 2)) or Path(source).expanduser().exists()
-
-
-def _windows(timeline: Timeline) -> None:
-    if timeline.overlap >= timeline.window:
-        raise ClipError(
-            f"overlap {timeline.overlap} is not below window {timeline.window}: use 0 to {timeline.window - 1}",
-            ("overlap",),
-        )
-
-
-def _motions(timeline: Timeline) -> None:
-    """ClipError unless every motion module is there and takes a window, and motion LoRAs fit it. Those on the hub are
-    left to the back end, since looking at them downloads them."""
-    if not any(s.motion is not None or s.motion_loras for s in timeline.segments) or timeline.backend != "animatediff":
-        return
-    from stream.clips.modules import find
-
-    for index, segment in enumerate(timeline.segments):
-        source, at = segment.motion, ("segments", index)
-        if source is None:
-            if segment.motion_loras:
-                raise ClipError(
-                    f"segment {index + 1}: motion_loras need a motion module: say motion", (*at, "motion_loras")
-                )
-            continue
-        if not _is_path(source):
-            continue
-        try:
-            module = find(source)
-        except LivebrushError as error:
-            raise ClipError(f"segment {index + 1}: {error}", (*at, "motion")) from None
-        _fits(module, segment, timeline, index)
-
-
-def _fits(module: MotionModule, segment: Segment, timeline: Timeline, index: int) -> None:
-    at = ("segments", index)
-    if module.frames < min(timeline.window, timeline.frames):
-        raise ClipError(
-            f"segment {index + 1}: motion module {segment.motion} takes {module.frames} frames at once, and the window "
-            f"has {timeline.window}: use window {module.frames} or less",
-            (*at, "motion"),
-        )
-    if segment.motion_loras and not module.facts.loras:
-        raise ClipError(
-            f"segment {index + 1}: motion module {segment.motion} ({module.facts.version}) takes no motion LoRAs: only "
-            "AnimateDiff v2 does",
-            (*at, "motion_loras"),
-        )
 
 
 def _keyframes(timeline: Timeline) -> None:

@@ -164,16 +164,24 @@ class Recipe:
 def recipe(timeline: Timeline) -> Recipe:
     """What a timeline comes to. ClipError, ConfigError or ModelError where it does not fit its model or modules."""
     asked = timeline.resolved()
-    named = dict.fromkeys(s.motion for s in asked.segments if s.motion is not None)
+    named = {s.motion: index for index, s in reversed([*enumerate(asked.segments)]) if s.motion is not None}
     model = spec(asked.model)
     model = replace(model, loras=model.loras + asked.loras)
-    made = Recipe(asked, model, {name: find(name) for name in named})
+    made = Recipe(asked, model, {name: _found(name, index) for name, index in named.items()})
     windows.check(asked.window, asked.overlap)
     for index, segment in enumerate(asked.segments):
         _check_motion(made, index, segment)
     _check_steps(made)
     control.check(asked)
     return made
+
+
+def _found(source: str, index: int) -> MotionModule:
+    """A motion module; its error says which segment asks for it."""
+    try:
+        return find(source)
+    except ClipError as error:
+        raise ClipError(f"segment {index + 1}: {error}", ("segments", index, "motion")) from None
 
 
 def _check_motion(made: Recipe, index: int, segment: Segment) -> None:

@@ -35,7 +35,8 @@ def windows(schedule: Schedule, frames: int, length: int, overlap: int, step: in
 def check(length: int, overlap: int) -> None:
     """ClipError unless windows of `length` can overlap by `overlap`."""
     if not 0 <= overlap < length:
-        raise ClipError(f"overlap {overlap} does not fit windows of {length} frames: use 0 to {length - 1}")
+        told = f"overlap {overlap} does not fit windows of {length} frames: use 0 to {length - 1}"
+        raise ClipError(told, ("overlap",))
 
 
 def reversed_bits(step: int) -> float:
