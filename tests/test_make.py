@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +195,22 @@ def test_killed_while_it_is_moved_the_clip_is_there_once(
     assert load(sidecar(tmp_path / "out.mp4")) == again
     assert here(tmp_path) == {"out.mp4", "out.mp4.json", "job"}
     assert len(backend.loaded) == (2 if where == "publish" else 1)
+
+
+# ------------------------------------------------------------------------------------------------- the real thing
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_killed_at_any_moment_the_built_in_model_makes_the_same_clip(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    paths = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, here / "clip_kills.py", tmp_path], env=os.environ | paths, check=True,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    whole, *killed = json.loads(done.stdout)
+    assert {k["killed"].split()[0] for k in killed} == {"load", "encode", "denoise", "decode", "write"}
+    assert {k["sha256"] for k in killed} == {whole["sha256"]}
+    assert not any(k["half"] for k in killed)
+    assert all(k["left"] == ["heard", "job", "out.mp4", "out.mp4.json"] for k in killed)
+    calls = [k["calls"] for k in killed]  # none is made twice but the one at which it was killed
+    assert calls == sorted(calls, reverse=True)
+    assert (calls[0], calls[-1]) == (6, 0)
