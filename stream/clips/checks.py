@@ -13,9 +13,11 @@ from stream.clips.explain import At, named
 from stream.clips.families import FAMILIES, family
 from stream.clips.reading import SOUNDS, Table
 from stream.clips.timeline import Keyframe, Timeline
-from stream.config import Lora
+from stream.config import BUILTIN, Lora, spec
 from stream.errors import ClipError, LivebrushError
-from stream.sources import PICTURES, kind_of, open_source
+from stream.sources import PICTURES, Source, kind_of, open_source
+
+ANIMATED = str(Timeline.model_fields["backend"].default)
 
 
 def check(timeline: Timeline) -> Plan:
@@ -38,19 +40,40 @@ def _named(text: str, at: At) -> None:
         raise ClipError(f"{named(at)} is empty: name a file, or leave it out", at)
 
 
-def lengthened(table: Table) -> Table:
-    """`table` with as many frames as its input video or folder has, at its fps, where it does not say how many."""
+def like_input(table: Table) -> Table:
+    """`table` with the frames of its input, at its fps, and the input's shape, where it does not say others."""
     text = table.get("input")
-    if "frames" in table or not isinstance(text, str) or not text or kind_of(text) not in ("images", "video"):
+    if not isinstance(text, str) or not text or kind_of(text) not in ("images", "video"):
         return table
     try:
         with open_source(text) as source:
-            count = source.count or 1
-            if count > 1 and source.rate and "fps" in table and kind_of(text) == "video":
-                count = max(round(count / source.rate * Fraction(str(table["fps"]))), 1)
-            return table if count == 1 else table | {"frames": count}
+            sides = {} if {"width", "height"} & set(table) else _shape(table, source.size)
+            return _length(table, source, kind_of(text)) | sides | table
     except (LivebrushError, ValueError, ZeroDivisionError):
         return table  # `check` says it, with its place
+
+
+def _length(table: Table, source: Source, kind: str) -> Table:
+    """As many frames as there are, or as many as last as long at the clip's own rate."""
+    count = source.count or 1
+    if count > 1 and source.rate and "fps" in table and kind == "video":
+        count = round(count / source.rate * Fraction(str(table["fps"])))
+    return {} if (source.count or 1) == 1 else {"frames": max(count, 1)}
+
+
+def _shape(table: Table, size: tuple[int, int]) -> Table:
+    """Width and height of about as many pixels as the model paints, in the aspect of `size`."""
+    from stream.render import default_size
+
+    facts = known(str(table.get("backend", ANIMATED))).facts
+    model = str(table.get("model", BUILTIN))
+    if facts.name != ANIMATED:
+        width, height, multiple = *facts.size, facts.multiple
+    else:
+        settings = spec(model).settings
+        width, height, multiple = settings.width, settings.height, 32 if model == BUILTIN else 64
+    width, height = default_size(size, width * height, multiple)
+    return {"width": width, "height": height}
 
 
 def check_ready(timeline: Timeline) -> None:

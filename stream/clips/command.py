@@ -160,10 +160,10 @@ def _orders(base: Table, script: Script, asked: Flags, output: Path | None, batc
 
 def _order(draft: Draft, output: Path | None, ready: bool) -> Order:
     """One clip, checked; its errors say where they are."""
-    from stream.clips.checks import check, check_ready, lengthened
+    from stream.clips.checks import check, check_ready, like_input
     from stream.clips.reading import checked
 
-    timeline = checked(lengthened(draft.table), draft.script)
+    timeline = checked(like_input(draft.table), draft.script)
     try:
         plan = check(timeline)
         if ready:
