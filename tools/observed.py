@@ -158,7 +158,8 @@ def ended(process: subprocess.Popen[str], log: Path) -> None:
 class Options:
     """What the server paints with: a model's name, or `pass-through` with `delay_ms` in every tick.
 
-    `limit` sessions, `size` WIDTHxHEIGHT, `faults`: whether a real model obeys `fault` too, `port` 0: any.
+    `limit` sessions, `size` WIDTHxHEIGHT, `faults`: whether a real model obeys `fault` too, `port` 0: any. `clips`: the
+    folder of their queue, where it makes clips as well.
     """
 
     model: str = "pass-through"
@@ -167,6 +168,7 @@ class Options:
     limit: int = 6
     faults: bool = True
     port: int = 0
+    clips: str | None = None
 
 
 class Inside:
@@ -226,13 +228,13 @@ async def serve(options: Options) -> None:
     from stream.supervisor import Supervisor
     from web.app import create_app
     from web.serve import bind
-    from web.server import Server
+    from web.server import Server, opened_clips
 
     config = configured(options)
     with bind(config) as bound:
         config = replace(config, port=bound.getsockname()[1])
         supervisor = Supervisor(planned(config, options))
-        server = Server(create_app(config, supervisor))
+        server = Server(create_app(config, supervisor, clips=opened_clips(config)))
         settle()
         running = asyncio.create_task(server.serve([bound]))
         while not server.started and not running.done():
@@ -252,7 +254,9 @@ def configured(options: Options) -> Config:
 
     asked = sides(options.size) if options.size else None
     size = (asked["width"], asked["height"]) if asked else None
-    return Config(model=options.model, port=options.port, size=size, limit=options.limit, offers_per_minute=OFFERS)
+    clips = {"clips": options.clips is not None, "clips_folder": options.clips and Path(options.clips)}
+    return Config(model=options.model, port=options.port, size=size, limit=options.limit, offers_per_minute=OFFERS,
+                  **clips)  # fmt: skip
 
 
 def planned(config: Config, options: Options) -> Plan:

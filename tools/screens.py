@@ -1,4 +1,4 @@
-"""Pictures of the page for the README, taken from the page itself: `python -m tools.screens [FOLDER]`.
+"""Pictures of the page for the README, taken from the page itself: `python -m tools.screens live|clips [FOLDER]`.
 
 The built-in model paints a camera that shows a photo from the test set, slowly moved. Look at them before they go in.
 """
@@ -93,17 +93,51 @@ def phone(browser: Browser, server: Observed, folder: Path) -> None:
         taken(tab, folder / "page-phone.jpg")
 
 
-def main(folder: Path = IMAGES) -> None:
-    """All of them."""
-    with (
-        tempfile.TemporaryDirectory() as place,
-        driver() as started,
-        observed(model="builtin") as server,
-        chromium(started, person(Path(place) / "person.y4m")) as browser,
-    ):
-        desktop(browser, server, folder)
-        phone(browser, server, folder)
+def clips(browser: Browser, server: Observed, folder: Path) -> None:
+    """The page of clips while one is made, and after, on a phone."""
+    with page(browser, f"{server.url}/clips", **DESKTOP) as tab:
+        tab.until("window.clips && document.querySelector('#plan').textContent", 120)
+        rendered(tab, "watercolor painting", "blueprint drawing")
+        rendered(tab, "oil painting", "neon glow")
+        tab.page.fill("#prompt", PROMPT)
+        tab.page.click("#render")
+        tab.until("clips.jobs.videos.some(v => v.preview && v.progress > 50)", 1800)
+        tab.until("document.querySelector('#preview').naturalWidth > 0")
+        taken(tab, folder / "clips-page.jpg")
+        tab.until("clips.jobs.videos.every(v => v.status === 'completed')", 1800)
+    with page(browser, f"{server.url}/clips", **PHONE) as tab:
+        tab.until("window.clips && document.querySelector('#gallery .look')", 120)
+        tab.page.fill("#prompt", OTHER)
+        tab.page.click("#gallery .look")
+        tab.until("document.querySelector('#player').readyState >= 2")
+        tab.page.evaluate("() => scrollTo(0, 0)")
+        tab.wait(1.5)
+        taken(tab, folder / "clips-phone.jpg")
+
+
+def rendered(tab: Tab, prompt: str, key: str) -> None:
+    """A clip of that prompt, which becomes another in its first segment."""
+    made = "clips.jobs.videos.filter(v => v.status === 'completed').length"
+    before = tab.page.evaluate(f"() => {made}")
+    tab.page.fill("#prompt", prompt)
+    if before == 0:
+        tab.page.click("#add-key")
+    tab.page.fill("[data-name^=keys] input", key)
+    tab.page.click("#render")
+    tab.until(f"{made} > {before}", 1800)
+
+
+def main(what: str = "live", folder: Path = IMAGES) -> None:
+    """All of the live page, or of the page of clips."""
+    with tempfile.TemporaryDirectory() as place, driver() as started:
+        film, queue = Path(place) / "person.y4m", Path(place) / "clips"
+        with observed(model="builtin", clips=str(queue)) as server, chromium(started, person(film)) as browser:
+            if what == "clips":
+                clips(browser, server, folder)
+                return
+            desktop(browser, server, folder)
+            phone(browser, server, folder)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*sys.argv[1:2], *map(Path, sys.argv[2:]))

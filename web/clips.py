@@ -28,7 +28,7 @@ from web.orders import Rules, VideoAsked, refusal, timeline
 
 T = TypeVar("T")
 RETRY_S = 20
-STAGES = {"denoise": (0, 85), "decode": (85, 90), "write": (90, 99)}  # per cent of a job, about
+STAGES = {"encode": (0, 5), "denoise": (5, 85), "decode": (85, 90), "write": (90, 99)}  # per cent of a job, about
 STATES: dict[str, Literal["queued", "in_progress", "completed", "failed"]] = {
     "waiting": "queued", "running": "in_progress", "done": "completed", "failed": "failed", "cancelled": "failed",
 }  # fmt: skip

@@ -4,8 +4,8 @@ import { icon, make } from "../dom.js";
 import * as api from "./api.js";
 
 const STAGES = {
-  "": "waits", starting: "starts", load: "loads the model", loading: "loads the model", encode: "reads the input",
-  denoise: "denoises", decode: "decodes", writing: "writes the file",
+  "": "waits", starting: "starts", load: "loads the model", encode: "reads the input", denoise: "denoises",
+  decode: "decodes", write: "writes the file",
 };
 const SURE = 3000; // ms in which a second press deletes
 
