@@ -86,6 +86,14 @@ def test_a_batch_is_added_whole_or_not_at_all(queue: Queue) -> None:
     assert [j.batch for j in queue.list(batch=jobs[0].batch)] == [jobs[0].batch] * 2
 
 
+def test_pages_of_jobs(queue: Queue) -> None:
+    ids = [job.id for job in queue.add([order() for _ in range(5)])]
+    assert [j.id for j in queue.page(2)] == [ids[4], ids[3]]
+    assert [j.id for j in queue.page(9, after=ids[3])] == [ids[2], ids[1], ids[0]]
+    assert [j.id for j in queue.page(2, after=ids[0], newest=False)] == [ids[1], ids[2]]
+    assert queue.page(2, after="video_none") == []
+
+
 def test_what_is_not_there_is_said(queue: Queue, tmp_path: Path) -> None:
     with pytest.raises(ClipError, match="not here"):
         queue.find("video_none")

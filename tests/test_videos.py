@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,16 @@ def test_openais_client_makes_lists_downloads_and_deletes(client: openai.OpenAI,
     with pytest.raises(openai.NotFoundError, match="is not here"):
         client.videos.retrieve(video.id)
     assert not list((server.house.clips.queue.folder / "jobs").glob(f"{video.id}*"))  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_example_of_the_docs_runs(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (TESTS.parent / "docs" / "clips-server.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:8000", server.url), found)
+    found["client"].close()
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -268,6 +279,8 @@ def test_facts_and_plan(server: Served) -> None:
         ({"timeline": {"segments": [{"start": 0, "end": 9}, {"start": 30}]}}, "segments.1.start", "leave a gap"),
         ({"timeline": {"segments": [{"colour": 1}]}}, "segments.0.colour", "not a key"),
         ({"timeline": {"steps": 7}}, "steps", "use 4"),
+        ({"timeline": {"frames": 9000, "output": {"interpolate": 4}}}, "output.interpolate", "use less"),
+        ({"size": "2048x2048", "timeline": {"output": {"upscale": 4}}}, "output.upscale", "use less"),
         ({"timeline": {"backend": "command"}}, "backend", "use drawing"),
         ({"timeline": {"backend": "nonsense"}}, "backend", "use drawing"),
         ({"timeline": {"model": "/etc/passwd"}}, "model", "--allow"),

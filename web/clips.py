@@ -131,7 +131,7 @@ class Clips:
         place = self.queue.room(name)
         place.mkdir(parents=True, exist_ok=True)
         if number and made.input is not None:
-            shutil.copyfile(room / made.input, place / made.input)
+            same(room / made.input, place / made.input)
         seeded = made.model_copy(update={"seed": (made.seed + number) % 2**32})
         return Order(seeded, Path(f"clip.{asked.format}"), place, id=name)
 
@@ -151,7 +151,7 @@ class Clips:
         if source is None or not source.is_file() or (not part and job.state != "done"):
             raise refusal(f"input {wanted[:80]} is not there: name a clip that is completed", ("input",))
         room.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, room / (uploads.NAME + source.suffix))
+        same(source, room / (uploads.NAME + source.suffix))
 
     # ------------------------------------------------------------------------------------------ what is said
 
@@ -212,6 +212,14 @@ def shape(made: Timeline) -> tuple[Fraction, int, int]:
 def found(room: Path) -> Path | None:
     """The upload in a job's folder."""
     return next(iter(sorted(room.glob(f"{uploads.NAME}.*"))), None)
+
+
+def same(source: Path, target: Path) -> None:
+    """The file at another place too, without its bytes where the file system can."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def percent(job: Job) -> int:

@@ -24,6 +24,7 @@ from web.messages import Model
 
 BATCH = 16  # clips of one request
 FRAMES = 10_000  # of a clip, at most
+MOST_FRAMES, MOST_SIDE = 20_000, 4096  # of its file
 SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
 SIZE = re.compile(r"(\d{2,4})x(\d{2,4})")
 Format = Literal["mp4", "webm", "mov", "gif", "apng"]
@@ -75,6 +76,13 @@ class Rules:
         """RefusalError where a timeline names what it may not."""
         if timeline.frames > FRAMES:
             raise refusal(f"frames {timeline.frames} is more than {FRAMES}: make several clips", ("frames",))
+        output = timeline.output
+        if timeline.frames * output.interpolate > MOST_FRAMES:
+            told = f"output.interpolate {output.interpolate} makes more than {MOST_FRAMES} frames: use less"
+            raise refusal(told, ("output", "interpolate"))
+        if max(timeline.width or 0, timeline.height or 0) * output.upscale > MOST_SIDE:
+            told = f"output.upscale {output.upscale} makes more than {MOST_SIDE} pixels a side: use less"
+            raise refusal(told, ("output", "upscale"))
         if timeline.options and "options" not in self.allowed:
             raise refusal("options are not taken over HTTP: start the server with --allow options", ("options",))
         for at, name in named(timeline):

@@ -99,20 +99,17 @@ async def create(request: Request, has: Has) -> Video:
 @router.get("/v1/videos", responses=says(403, 422, 503), tags=["videos"])
 async def listed(
     has: Has,
-    after: str | None = None,
+    after: str = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
     """The clips, the newest first."""
 
     def page() -> VideoList:
-        jobs = list(has.queue.list())
-        if order == "desc":
-            jobs.reverse()
-        start = next((i + 1 for i, j in enumerate(jobs) if j.id == after), 0)
-        shown = [has.video(j) for j in jobs[start : start + limit]]
+        jobs = has.queue.page(limit + 1, after=after, newest=order == "desc")
+        shown = [has.video(j) for j in jobs[:limit]]
         first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-        return VideoList(data=shown, first_id=first, last_id=last, has_more=len(jobs) > start + limit)
+        return VideoList(data=shown, first_id=first, last_id=last, has_more=len(jobs) > limit)
 
     return await asyncio.to_thread(page)
 
@@ -330,7 +327,7 @@ async def followed_all(has: Clips) -> AsyncIterator[str]:
     told: dict[str, Video] = {}
 
     def look() -> str | None:
-        now = {job.id: has.video(job) for job in has.queue.list()[-NEWEST:]}
+        now = {job.id: has.video(job) for job in reversed(has.queue.page(NEWEST))}
         changed = [video.model_dump(mode="json") for name, video in now.items() if told.get(name) != video]
         gone = bool(told.keys() - now.keys())
         first = not told

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from stream.clips.queue import Counts, Queue
+from stream.errors import ClipError
 from stream.memory import kills
 from stream.process import LINE, TAIL, environment
 
@@ -75,9 +76,12 @@ class Caretaker:
 
     async def _run(self) -> None:
         while True:
-            await self._look()
-            if self.counts.waiting:
-                await self._life()
+            try:
+                await self._look()
+                if self.counts.waiting:
+                    await self._life()
+            except ClipError as error:
+                self.notice = str(error)
             self._poked.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._poked.wait(), LOOK_S)

@@ -199,6 +199,13 @@ class Queue:
         rows = self._read(f"SELECT * FROM jobs WHERE wish != 'remove' {only} ORDER BY number", *filter(None, [batch]))
         return [self._job(row) for row in rows]
 
+    def page(self, limit: int, *, after: str = "", newest: bool = True) -> Sequence[Job]:
+        """Up to `limit` jobs, the newest or the oldest first, from behind the one of the id `after` on."""
+        than, order = ("<", "DESC") if newest else (">", "ASC")
+        begin = f"AND number {than} (SELECT number FROM jobs WHERE id = ?)" if after else ""
+        sql = f"SELECT * FROM jobs WHERE wish != 'remove' {begin} ORDER BY number {order} LIMIT ?"
+        return [self._job(row) for row in self._read(sql, *filter(None, [after]), limit)]
+
     def counts(self) -> Counts:
         """How many wait and run. Jobs whose runner is gone wait."""
         self.recover()
@@ -391,20 +398,29 @@ class Queue:
             shutil.rmtree(self.room(row["id"]), ignore_errors=True)
 
     def _read(self, sql: str, *given: Any) -> Sequence[sqlite3.Row]:
-        with self._lock:
+        with self._lock, self._told():
             return self._db.execute(sql, given).fetchall()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the file does not do (a full disk, a lock that stays) is a ClipError."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise ClipError(f"the queue in {self.folder} cannot be used now ({error}): try again") from None
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction that nobody comes between."""
-        with self._lock:
+        with self._lock, self._told():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
 
 def opened(path: Path) -> sqlite3.Connection:

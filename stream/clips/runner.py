@@ -31,7 +31,7 @@ from PIL import Image as Pictures
 from stream.clips.backend import Cancelled, Watch
 from stream.clips.families import family
 from stream.clips.queue import Answer, Job, Made, Queue
-from stream.errors import LivebrushError, SourceError
+from stream.errors import ClipError, LivebrushError, SourceError
 from stream.frame import Image
 from stream.memory import out_of_memory
 from stream.sources import open_source
@@ -231,7 +231,8 @@ def beating(queue: Queue) -> Iterator[None]:
 
     def beat() -> None:
         while not over.wait(BEAT_S):
-            queue.beat()
+            with contextlib.suppress(ClipError):  # the next one may do
+                queue.beat()
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
     thread.start()
