@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,6 @@ from stream.errors import ClipError, SourceError
 from stream.sources import PICTURES, open_source
 
 At = tuple[str | int, ...]
-ANY = ("dtype",)  # options that every family with weights takes
 FAR = 1.02  # the ratio of two aspects from which on a crop is worth telling
 
 
@@ -52,14 +50,17 @@ class Job:
             return value
         raise ClipError(f"option {name} is {value!r}: expected e.g. {default!r}", ("options", name))
 
-    def plan(self, calls: int, windows: int = 1) -> Plan:
+    def plan(self, calls: int, *notes: str, steps: int | None = None) -> Plan:
+        """What it will take: `calls` of the denoiser in `steps`, where those are not the ones asked for."""
         return Plan(
-            self.frames, self.width, self.height, str(self.fps), windows, self.steps, calls, None, None, self.notes
-        )
+            frames=self.frames, width=self.width, height=self.height, fps=str(self.fps), windows=1,
+            steps=self.steps if steps is None else steps, unet_calls=calls, memory_mb=None, seconds=None,
+            notes=(*self.notes, *notes),
+        )  # fmt: skip
 
 
 def ask(facts: Facts, timeline: Timeline, rule: FrameRule | None = None, modes: tuple[Mode, ...] = ()) -> Job:
-    """What `timeline` wants of the back end with these `facts`; `rule` and `modes` are those of the model it takes.
+    """What `timeline` wants of the back end with these `facts`; `rule` and `modes` are those of the way it is run.
 
     ClipError says what does not fit.
     """
@@ -101,7 +102,7 @@ def _meant(timeline: Timeline) -> tuple[Mode, str]:
     if timeline.control is not None:
         return "control", "the timeline has a control"
     if timeline.keyframes and timeline.input is not None:
-        raise ClipError("the timeline has an input and keyframes: this back end takes one of them")
+        raise ClipError("the timeline has an input and keyframes: this back end takes one of them", ("keyframes",))
     if timeline.keyframes:
         alone = [k.frame for k in timeline.keyframes] == [0]
         return ("i2v", "a picture for frame 0") if alone else ("keyframes", "pictures for single frames")
@@ -153,9 +154,8 @@ def _nothing_else(facts: Facts, timeline: Timeline, mode: Mode) -> None:
         known = ", ".join(facts.quantise) or "none"
         raise ClipError(f"backend {facts.name} cannot be quantised by {memory.quantise!r}: it knows {known}",
                         ("memory", "quantise"))  # fmt: skip
-    own = {*facts.options, *(ANY if facts.offload else ())}
-    if strange := sorted({*timeline.options} - own):
-        known = ", ".join(sorted(own)) or "none"
+    if strange := sorted({*timeline.options} - {*facts.options}):
+        known = ", ".join(sorted(facts.options)) or "none"
         raise ClipError(f"backend {facts.name} has no option {strange[0]!r}: it has {known}", ("options", strange[0]))
 
 
@@ -166,7 +166,8 @@ def prompt_of(facts: Facts, timeline: Timeline) -> str:
     if len(prompts) > 1:
         raise ClipError(
             f"backend {facts.name} takes one prompt for the whole clip, got {len(prompts)}: "
-            "leave one, or chain motion modules with backend animatediff"
+            "leave one, or chain motion modules with backend animatediff",
+            ("segments",),
         )
     return prompts[0]
 
@@ -191,7 +192,9 @@ def _frames(rule: FrameRule, timeline: Timeline, mode: Mode) -> tuple[int, tuple
         frames = rule.nearest(there)
         frames -= rule.step if frames > there else 0
         if frames < rule.least:
-            raise ClipError(f"input {timeline.input} has {there} frames: this model needs {rule.least} or more")
+            raise ClipError(
+                f"input {timeline.input} has {there} frames: this model needs {rule.least} or more", ("input",)
+            )
         return frames, (f"the input has {there} frames: {frames} are rendered, not {asked} (frames: {rule.told()})",)
     if frames != asked:
         return frames, (f"{asked} frames are asked for, {frames} are rendered: this model takes {rule.told()}",)
@@ -237,15 +240,11 @@ def _keyframes(timeline: Timeline, mode: Mode, frames: int) -> tuple[Keyframe, .
     out = []
     for key in given:
         if key.frame >= timeline.frames:
-            raise ClipError(f"keyframe {key.frame} is not in the clip: it has frames 0 to {timeline.frames - 1}")
+            raise ClipError(
+                f"keyframe {key.frame} is not in the clip: it has frames 0 to {timeline.frames - 1}", ("keyframes",)
+            )
         frame = frames - 1 if key.frame == timeline.frames - 1 and len(given) > 1 else key.frame
         if frame >= frames:
             raise ClipError(f"keyframe {key.frame} is not rendered: this model renders {frames} frames")
         out.append(key.model_copy(update={"frame": frame}))
     return tuple(sorted(out, key=lambda k: k.frame))
-
-
-def options_help(facts: Facts) -> Mapping[str, str]:
-    """Every option that a timeline may give this back end, with its help."""
-    weights = {"dtype": "float32, bfloat16 or float16 (default: bfloat16 on a card, else float32)"}
-    return {**facts.options, **(weights if facts.offload else {})}

@@ -7,6 +7,7 @@ from typing import Any
 from stream.clips.backend import Facts, FrameRule
 from stream.clips.families.asked import Job
 from stream.clips.families.diffusers_common import (
+    DTYPE,
     LEFT_OUT,
     OFFLOAD,
     QUANTISE,
@@ -46,10 +47,10 @@ BACKEND = Family(
     facts=Facts(
         name="cogvideox", title="CogVideoX 2B and 5B", modes=("t2v", "i2v", "v2v"), rule=FrameRule(8, 1, 49),
         multiple=16, size=(720, 480), fps=8, steps=50, guidance_scale=6.0, memory="4 GB (2B), 5 GB (5B) offloaded",
-        licence=LICENCE, source="THUDM/CogVideoX-5b", accept=ACCEPT, lora=True, quantise=QUANTISED, offload=OFFLOAD,
-        cache=True,
+        licence=LICENCE, source="zai-org/CogVideoX-5b", accept=ACCEPT, lora=True, quantise=QUANTISED, offload=OFFLOAD,
+        cache=True, options=DTYPE,
     ),
-    ways=_ways("THUDM/CogVideoX-5b", "THUDM/CogVideoX-5b-I2V"),
+    ways=_ways("zai-org/CogVideoX-5b", "zai-org/CogVideoX-5b-I2V"),
     layout="bfchw", spatial=8, temporal=4, gigabytes=21, needs=("sentencepiece",),
 )  # fmt: skip
 
@@ -57,8 +58,9 @@ LATER = Family(
     facts=Facts(
         name="cogvideox15", title="CogVideoX 1.5", modes=("t2v", "i2v"), rule=FrameRule(8, 1, 81), multiple=16,
         size=(1360, 768), fps=16, steps=50, guidance_scale=6.0, memory="10 GB offloaded", licence=LICENCE,
-        source="THUDM/CogVideoX1.5-5B", accept=ACCEPT, lora=True, quantise=QUANTISED, offload=OFFLOAD, cache=True,
+        source="zai-org/CogVideoX1.5-5B", accept=ACCEPT, lora=True, quantise=QUANTISED, offload=OFFLOAD, cache=True,
+        options=DTYPE,
     ),
-    ways={k: v for k, v in _ways("THUDM/CogVideoX1.5-5B", "THUDM/CogVideoX1.5-5B-I2V").items() if k != "v2v"},
+    ways={k: v for k, v in _ways("zai-org/CogVideoX1.5-5B", "zai-org/CogVideoX1.5-5B-I2V").items() if k != "v2v"},
     layout="bfchw", spatial=8, temporal=4, gigabytes=32, needs=("sentencepiece",),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SLICE = 16  # frames that are turned into pictures at a time
 QUANTISE = ("torchao-int8", "quanto-int8", "gguf", "bnb-int8", "bnb-nf4")
 OFFLOAD = ("group", "model", "sequential")
-GGUF = {"gguf": "the .gguf file of the denoiser, with quantise = gguf"}
+DTYPE = {"dtype": "float32, bfloat16 or float16 (default: the makers' on a card, else float32)"}
+GGUF = DTYPE | {"gguf": "the .gguf file of the denoiser, with quantise = gguf"}
 
 
 def guided_twice(job: Job) -> int:
@@ -117,7 +118,7 @@ class Family(Backend):
         source = way.source if timeline is None else source_of(self.facts, timeline, way.source)
         quantise = None if timeline is None else timeline.memory.quantise
         found = [ready.packages(self.needs, quantise), ready.weights(source), ready.room(source, self.gigabytes)]
-        if way.parts and ready.pipeline_in(source) in way.accepts:
+        if way.parts and ready.pipeline_in(source) != way.pipeline:
             found += [p.missing({} if timeline is None else timeline.options) for p in way.parts.values()]
         return "; ".join(x for x in found if x) or None
 
@@ -126,10 +127,8 @@ class Family(Backend):
         steps = way.steps(job)
         if steps < 1:
             raise ClipError(f"strength {timeline.strength} of {job.steps} steps is not one step: raise one of them")
-        if steps != job.steps:
-            note = f"strength {timeline.strength} takes {steps} of {job.steps} steps"
-            return _told(job.plan(way.calls(job)), steps, note)
-        return job.plan(way.calls(job))
+        notes = [f"strength {strength(job)} takes {steps} of {job.steps} steps"] if steps != job.steps else []
+        return job.plan(way.calls(job), *notes, steps=steps)
 
     def key(self, timeline: Timeline) -> Hashable:
         way, deciding = self.way(timeline), {"dtype", "gguf", "gguf_2", self.second}
@@ -284,10 +283,6 @@ def shortened(job: Job) -> int:
 def strength(job: Job) -> float:
     """How much of an input video is painted anew."""
     return 0.8 if job.timeline.strength is None else job.timeline.strength
-
-
-def _told(plan: Plan, steps: int, note: str) -> Plan:
-    return replace(plan, steps=steps, notes=(*plan.notes, note))
 
 
 def _number(text: str) -> bool:

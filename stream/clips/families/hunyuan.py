@@ -6,7 +6,7 @@ from typing import Any
 
 from stream.clips.backend import Facts, FrameRule
 from stream.clips.families.asked import Job
-from stream.clips.families.diffusers_common import GGUF, OFFLOAD, QUANTISE, Family, Part, Way
+from stream.clips.families.diffusers_common import DTYPE, GGUF, OFFLOAD, QUANTISE, Family, Part, Way
 from stream.clips.families.inputs import first, keyframe
 from stream.errors import ClipError
 
@@ -99,9 +99,9 @@ FRAMEPACK = Family(
     facts=Facts(
         name="framepack", title="HunyuanVideo FramePack", modes=("i2v", "keyframes"), multiple=16, size=(832, 480),
         rule=FrameRule(4 * WINDOW, 1, least=4 * WINDOW + 1), fps=30, steps=30, guidance_scale=9.0,
-        memory="6 GB offloaded, 60 GB in all", licence=LICENCE, source=TEXT, accept=ACCEPT, lora=True,
+        memory="6 GB offloaded", licence=LICENCE, source=TEXT, accept=ACCEPT, lora=True,
         quantise=tuple(q for q in QUANTISE if q != "gguf"), offload=OFFLOAD,
-        options=TRUE | {
+        options=DTYPE | TRUE | {
             "sampling": "inverted_anti_drifting (default), or vanilla for the F1 weights",
             "transformer": "folder or hub id of FramePack's network, where the model is plain HunyuanVideo",
             "image_encoder": "folder or hub id of its image encoder, likewise",

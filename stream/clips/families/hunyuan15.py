@@ -6,7 +6,7 @@ from typing import Any
 
 from stream.clips.backend import Facts, FrameRule
 from stream.clips.families.asked import Job
-from stream.clips.families.diffusers_common import LEFT_OUT, OFFLOAD, QUANTISE, Family, Way
+from stream.clips.families.diffusers_common import DTYPE, LEFT_OUT, OFFLOAD, QUANTISE, Family, Way
 from stream.clips.families.hunyuan import ACCEPT, LICENCE
 from stream.clips.families.inputs import first
 
@@ -29,8 +29,9 @@ def _picture_of_that_size(pipeline: Any, job: Job) -> dict[str, Any]:
 BACKEND = Family(
     facts=Facts(
         name="hunyuan15", title="HunyuanVideo 1.5", modes=("t2v", "i2v"), rule=FrameRule(4, 1, 121), multiple=16,
-        size=(1280, 720), fps=24, steps=50, guidance_scale=6.0, memory="8.3B: 14 GB offloaded", licence=LICENCE,
+        size=(1280, 720), fps=24, steps=50, guidance_scale=6.0, memory="not stated (8.3B)", licence=LICENCE,
         source=TEXT, accept=ACCEPT, quantise=tuple(q for q in QUANTISE if q != "gguf"), offload=OFFLOAD,
+        options=DTYPE,
     ),
     ways={
         "t2v": Way(pipeline="HunyuanVideo15Pipeline", source=TEXT, arguments=lambda _job: {}, prepare=_guided),

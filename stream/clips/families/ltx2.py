@@ -7,7 +7,7 @@ from typing import Any
 
 from stream.clips.backend import Facts, FrameRule
 from stream.clips.families.asked import Job
-from stream.clips.families.diffusers_common import OFFLOAD, QUANTISE, Family, Way
+from stream.clips.families.diffusers_common import DTYPE, OFFLOAD, QUANTISE, Family, Way
 from stream.clips.families.inputs import first, picture
 
 SOURCE = "Lightricks/LTX-2"
@@ -56,9 +56,9 @@ def _way(pipeline: str, arguments: Callable[[Job], dict[str, Any]]) -> Way:
 BACKEND = Family(
     facts=Facts(
         name="ltx2", title="LTX-2, with sound", modes=("t2v", "i2v", "keyframes", "audio"), rule=FrameRule(8, 1, 481),
-        multiple=32, size=(768, 512), fps=24, steps=30, guidance_scale=3.0, memory="22B and Gemma: 60+ GB",
+        multiple=32, size=(768, 512), fps=24, steps=30, guidance_scale=3.0, memory="not stated (22B and Gemma)",
         licence="LTX-2's own: paid above $10M of revenue", source=SOURCE, accept="ltx2", lora=True,
-        quantise=tuple(q for q in QUANTISE if q != "gguf"), offload=OFFLOAD, options=OPTIONS,
+        quantise=tuple(q for q in QUANTISE if q != "gguf"), offload=OFFLOAD, options=DTYPE | OPTIONS,
     ),
     ways={
         "t2v": _way("LTX2Pipeline", _text), "i2v": _way("LTX2ImageToVideoPipeline", _picture),

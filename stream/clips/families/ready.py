@@ -38,10 +38,15 @@ def weights(source: str) -> str | None:
     """What is missing of a model folder or of the hub cache, or None."""
     place = folder_of(source)
     if place is None:
-        return f"weights {source} are not here: hf download {source}"
+        return f"weights {source} are not here: {download(source)}"
     lost = incomplete(place)
-    again = f"hf download {source}" if not Path(source).expanduser().exists() else "fetch its files again"
+    again = download(source) if not Path(source).expanduser().exists() else "fetch its files again"
     return lost and f"weights {source} lack {lost}: {again}"
+
+
+def download(source: str) -> str:
+    """The command that fetches a pipeline, and not what else lies in its repository."""
+    return f"hf download {source} --include {INDEX} --include '*/*'"
 
 
 def folder_of(source: str, file: str = INDEX, inner: str = "") -> Path | None:
@@ -98,7 +103,7 @@ def room(source: str, gigabytes: float) -> str | None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB if sys.platform != "win32" else 32
     if size < KEPT * memory:
         return None
-    return f"a CUDA card: {size:.0f} GB of weights, and this machine has none and {memory:.0f} GB of memory"
+    return f"a CUDA card: it takes about {size:.0f} GB, and this machine has no card and {memory:.0f} GB of memory"
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 from stream.clips.backend import Facts, FrameRule
 from stream.clips.families.asked import Job
-from stream.clips.families.diffusers_common import LEFT_OUT, OFFLOAD, QUANTISE, Family, Way, once
+from stream.clips.families.diffusers_common import DTYPE, LEFT_OUT, OFFLOAD, QUANTISE, Family, Way, once
 from stream.clips.families.inputs import first
 
 SOURCE = "stabilityai/stable-video-diffusion-img2vid-xt"
@@ -35,9 +35,10 @@ def _options(job: Job) -> dict[str, Any]:
 BACKEND = Family(
     facts=Facts(
         name="svd", title="Stable Video Diffusion XT", modes=("i2v",), rule=FrameRule(most=25, least=2), multiple=64,
-        size=(1024, 576), fps=7, steps=25, guidance_scale=3.0, memory="~10 GB", licence="Stability AI non-commercial",
-        source=SOURCE, accept="svd", quantise=tuple(q for q in QUANTISE if q != "gguf"), offload=OFFLOAD,
-        options=OPTIONS,
+        size=(1024, 576), fps=7, steps=25, guidance_scale=3.0, memory="not stated",
+        licence="Stability AI non-commercial", source=SOURCE, accept="svd",
+        quantise=tuple(q for q in QUANTISE if q != "gguf"), offload=OFFLOAD,
+        options=DTYPE | OPTIONS,
     ),
     ways={
         "i2v": Way(

@@ -86,7 +86,7 @@ def _second_guidance(job: Job) -> dict[str, Any]:
 BACKEND = Family(
     facts=Facts(
         name="wan", title="Wan 2.1", modes=("t2v", "i2v", "keyframes", "v2v", "control"), rule=RULE, multiple=16,
-        size=(832, 480), fps=16, steps=50, guidance_scale=5.0, memory="~13 GB (1.3B), 40+ GB (14B)", licence=LICENCE,
+        size=(832, 480), fps=16, steps=50, guidance_scale=5.0, memory="~13 GB (1.3B)", licence=LICENCE,
         source="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", lora=True, quantise=QUANTISE, offload=OFFLOAD, cache=True,
         options=GGUF,
     ),
@@ -115,7 +115,7 @@ SECOND = "low_noise_loras"
 MIXTURE = Family(
     facts=Facts(
         name="wan22", title="Wan 2.2 A14B (two experts)", modes=("t2v", "i2v"), rule=RULE, multiple=16,
-        size=(832, 480), fps=16, steps=40, guidance_scale=4.0, memory="80 GB; less offloaded", licence=LICENCE,
+        size=(832, 480), fps=16, steps=40, guidance_scale=4.0, memory="80 GB", licence=LICENCE,
         source="Wan-AI/Wan2.2-T2V-A14B-Diffusers", lora=True, quantise=QUANTISE, offload=OFFLOAD, cache=True,
         options={
             **GGUF, "gguf_2": "the .gguf file of the second, low-noise denoiser",
