@@ -330,13 +330,14 @@ def test_a_video_is_read_in_windows_and_repainted(models: Any, renderer: Any, tm
 
 
 def test_the_flow_of_an_input_is_what_is_seen_to_move() -> None:
-    flow = Flow((32, 32))
-    flow.see(moving(4, 128))
+    fine, coarse = Flow((128, 128)), Flow((32, 32))
+    for flow in (fine, coarse):
+        flow.see(moving(4, 128))
     for frame in (1, 2, 3):
-        came = flow(frame)
-        assert came.shape == (2, 32, 32)
-        middle = came[:, 8:-8, 8:-8].mean((1, 2))
-        assert middle.tolist() == pytest.approx([0.25, 0], abs=0.05)  # a pixel is a quarter of a cell
+        came = fine(frame)
+        assert came.shape == (2, 128, 128)
+        assert came[:, 32:-32, 32:-32].mean((1, 2)).tolist() == pytest.approx([1, 0], abs=0.2)
+        assert not coarse(frame)[:, 8:-8, 8:-8].any()  # a quarter of a cell: it rests
 
 
 @pytest.mark.parametrize(

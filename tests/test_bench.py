@@ -17,6 +17,7 @@ from stream.models import load
 from stream.pipeline import Painter
 from stream.settings import Settings
 from tools import bench
+from tools.clip_bench import clips
 
 SETTINGS = Settings.checked(width=64, height=64, strength=0.33)
 
@@ -26,6 +27,8 @@ def test_the_bench_says_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyP
     preset = spec("builtin")
     small = replace(preset, settings=preset.settings.changed(width=128, height=128))
     monkeypatch.setattr(bench, "STREAMS", (1, 2))
+    torch_only = {"engine": "torch", "precision": "f32"}  # nothing to compile
+    monkeypatch.setattr(bench, "clips", lambda model, _options, **_few: clips(model, torch_only, 20, 6))
     bench.main(small, quick=True, json_file=tmp_path / "b.json")
     result = json.loads((tmp_path / "b.json").read_text())
     assert {"fps", "wall_over_networks", "vs_diffusers", "stages_ms", "streams", "similarity", "precisions",
@@ -38,6 +41,11 @@ def test_the_bench_says_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(result["stages_ms"]["encode"]) == {"count", "p50", "p95", "p99", "total"}
     assert set(result["streams"]) == {"1", "2"}
     assert 0.5 < result["similarity"]["skip_rate"] < 0.95
+    clip = result["clips"]
+    assert clip["calls"] == clip["calls_first"] == clip["calls_predicted"] > 0
+    assert clip["frames"] / clip["seconds"] == pytest.approx(clip["fps"], rel=0.05)
+    flicker = clip["warp_error"]
+    assert 0 < flicker["input"] < flicker["clip"] < flicker["frame_by_frame_fresh_noise"]
     assert result["conditions"]["engine"]["why"]
     assert result["conditions"]["versions"]["torch"]
 

@@ -24,7 +24,7 @@ from rich.table import Table
 import engines
 from engines.cache import default_folder
 from stream.choice import choose, ranges
-from stream.config import ModelSpec
+from stream.config import BUILTIN, ModelSpec
 from stream.frame import Frame
 from stream.models import Model, load
 from stream.pipeline import Painter, Session
@@ -32,6 +32,7 @@ from stream.quiet import quiet
 from stream.render import TOGETHER
 from stream.settings import Settings
 from stream.sources.testcard import CardSource
+from tools.clip_bench import clips
 from tools.conditions import machine
 
 NETWORKS = ("encode", "denoise", "decode")
@@ -209,7 +210,7 @@ def measure(found: ModelSpec, backend: str, device: str, precision: str, quick: 
     frames = frames_of(settings, 90)
     out: dict[str, Any] = {}
     with Progress(transient=True) as bar:
-        task = bar.add_task("bench", total=4)
+        task = bar.add_task("bench", total=5)
         model = load(found, choice, default_folder())
         out |= against_diffusers(model, settings, frames, quick)
         bar.advance(task)
@@ -226,6 +227,11 @@ def measure(found: ModelSpec, backend: str, device: str, precision: str, quick: 
             ticks = 20 if quick else 60
             out["precisions"][other] = speed(rig, ticks, [rig.run(ticks) for _ in range(2 if quick else ROUNDS)])
             out["precisions"][other].pop("stages_ms")
+        bar.advance(task)
+        if found.model == BUILTIN:
+            options = {name: getattr(choice, name) for name in ("device", "precision")} | {"engine": choice.backend}
+            few = {"frames": 20, "repainted": 6} if quick else {}
+            out["clips"] = clips(found, options, **few)
         bar.advance(task)
     return out | {"quick": quick, "conditions": conditions(model, choice, settings)}
 
@@ -252,6 +258,16 @@ def show(result: dict[str, Any], console: Console) -> None:
     if "similarity" in result:
         row = result["similarity"]
         console.print(f"still scene: {row['skip_rate']:.0%} skipped, {row['networks_saved']:.0%} of the work saved")
+    if "clips" in result:
+        show_clips(result["clips"], console)
+
+
+def show_clips(row: dict[str, Any], console: Console) -> None:
+    console.print(f"clip of {row['frames']} frames at {row['width']}x{row['height']}: {row['seconds']} s ({row['fps']} "
+                  f"frames a second), {row['seconds_from_cold']} s with loading; {row['calls']} calls of the network, "
+                  f"{row['calls_predicted']} predicted")  # fmt: skip
+    errors = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row["warp_error"].items())
+    console.print(f"repainted, warp error in grey levels: {errors}")
 
 
 def write(result: dict[str, Any], path: Path) -> None:

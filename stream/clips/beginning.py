@@ -29,6 +29,7 @@ from stream.sources import PICTURES, kind_of, open_source
 
 Begun = tuple[Tensor, Tensor | None]  # noise of a block, and its input's latents
 Encode = Callable[[Sequence[Image]], Tensor]  # pictures to latents (1, C, frames, h, w)
+RESTS = 0.5  # cells a frame: the noise of what moves less than that is steadier at rest
 FINER = 2  # a still picture is kept so many times finer than the clip, for a camera that comes nearer
 
 
@@ -117,7 +118,8 @@ def panned(source: str, frames: int, size: tuple[int, int], camera: Callable[[in
 
 
 class Flow:
-    """How what is seen has come since the frame before: `(2, h, w)` cells of a latent, right and down."""
+    """How what is seen has come since the frame before: `(2, h, w)` cells of a latent, right and down. What hardly
+    moves rests."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         """`size`: width and height in cells."""
@@ -142,4 +144,5 @@ class Flow:
         height, width = back.shape[:2]
         small = cv2.resize(back, self._size, interpolation=cv2.INTER_AREA)
         came = -small * np.array([self._size[0] / width, self._size[1] / height], np.float32)
+        came[np.linalg.norm(came, axis=-1) < RESTS] = 0
         return torch.from_numpy(np.ascontiguousarray(came.transpose(2, 0, 1)))
