@@ -128,16 +128,17 @@ def test_flow_moves_the_canvas() -> None:
 
 def test_every_flow_is_asked_for_once_and_not_ahead() -> None:
     flows = {f: torch.zeros(2, 6, 8) for f in range(1, 22)}
-    assert draw("warped", SHAPE, 7, 8, 2, flows.pop).shape == SHAPE
+    assert draw("warped", SHAPE, 7, 8, 2, flows.pop, flows=True).shape == SHAPE
     assert not flows
     flows = {f: torch.zeros(2, 6, 8) for f in range(1, 8)}
-    assert next(slices("warped", SHAPE, 7, 8, 2, flows.pop)).shape[2] == 8
+    assert next(slices("warped", SHAPE, 7, 8, 2, flows.pop, flows=True)).shape[2] == 8
+    assert next(slices("warped", SHAPE, 7, 1, 0, {}.pop, flows=True)).shape[2] == 1
 
 
 @pytest.mark.parametrize("size", [0.3, 3])
 def test_any_flow_leaves_the_canvas_white(size: float) -> None:
     flow = torch.randn(2, 24, 24, generator=torch.Generator().manual_seed(1)) * size
-    moved = torch.stack([list(warped((1, 4, 6, 24, 24), seed, lambda f: flow))[-1] for seed in range(16)])
+    moved = torch.stack([list(warped((1, 4, 6, 24, 24), seed, lambda f: flow, flows=True))[-1] for seed in range(16)])
     assert moved.var().item() == pytest.approx(1, abs=0.03)
     assert abs(correlation(moved[..., 1:], moved[..., :-1])) < 0.03
     assert abs(correlation(moved[..., 1:, :], moved[..., :-1, :])) < 0.03

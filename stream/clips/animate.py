@@ -196,7 +196,10 @@ class AnimateRenderer:
         else:
             whole = (1, shape[0], asked.frames, *shape[1:])
             loop = asked.loop and flow is None  # a video's flow is known in its order alone
-            drawn = noise.slices(made.noise, whole, asked.seed, asked.window, asked.overlap, flow or made.camera, loop)
+            field = made.camera if flow is None else flow
+            drawn = noise.slices(
+                made.noise, whole, asked.seed, asked.window, asked.overlap, field, loop, flow is not None
+            )  # fmt: skip
             generator.manual_seed(asked.seed + OTHER_SEED)
         if asked.input is None:
             return ((block, None) for block in drawn)

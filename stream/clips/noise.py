@@ -25,24 +25,24 @@ Shape = tuple[int, int, int, int, int]  # (1, channels, frames, height, width) o
 
 
 def draw(kind: NoiseKind, shape: Shape, seed: int, window: int, overlap: int, field: Field | None = None,
-         loop: bool = False) -> Tensor:  # fmt: skip
+         loop: bool = False, flows: bool = False) -> Tensor:  # fmt: skip
     """All frames at once, `shape`; the same values as `slices`."""
-    return torch.cat(list(slices(kind, shape, seed, window, overlap, field, loop)), 2)
+    return torch.cat(list(slices(kind, shape, seed, window, overlap, field, loop, flows)), 2)
 
 
 def slices(kind: NoiseKind, shape: Shape, seed: int, window: int, overlap: int, field: Field | None = None,
-           loop: bool = False) -> Iterator[Tensor]:  # fmt: skip
+           loop: bool = False, flows: bool = False) -> Iterator[Tensor]:  # fmt: skip
     """The noise in order, `(1, channels, up to window, height, width)` at a time, float32, standard normal.
 
     Every kind but warped begins with what `torch.Generator(seed)` draws for the first window, as diffusers does. With
-    `loop` warped noise comes back to where it began. Warped noise needs a `field`; `auto` is warped where there is one,
-    else fresh.
+    `loop` warped noise comes back to where it began. Warped noise needs a `field`, of cameras or (`flows`) of flows;
+    `auto` is warped where there is one, else fresh.
     """
     kind = ("fresh" if field is None else "warped") if kind == "auto" else kind
     frames = shape[2]
     if kind == "warped":
         assert field is not None, "warped noise needs a field"
-        moved = warped(shape, seed, field, 2 * overlap if loop else 0)
+        moved = warped(shape, seed, field, 2 * overlap if loop else 0, flows)
         for start in range(0, frames, window):
             yield torch.stack(list(islice(moved, min(window, frames - start))), 1)[None]
         return
@@ -97,19 +97,18 @@ def _freenoise(shape: Shape, generator: torch.Generator, window: int, overlap: i
 # ----------------------------------------------------------------------------------------------------- warped
 
 
-def warped(shape: Shape, seed: int, field: Field, joint: int = 0) -> Iterator[Tensor]:
-    """Frames `(channels, h, w)` of a moving canvas. Without a joint each frame but 0 is asked of `field` once, frame 1
-    before anything is drawn. With a `joint` of so many frames (less than the clip has) the last
-    ones turn into those that lead to the first, so that the clip closes; sums of squares of shares stay 1."""
+def warped(shape: Shape, seed: int, field: Field, joint: int = 0, flows: bool = False) -> Iterator[Tensor]:
+    """Frames `(channels, h, w)` of a moving canvas. Without a joint each frame but 0 is asked of `field` once, in
+    order. With a `joint` of so many frames (less than the clip has) the last ones turn into those that lead to the
+    first, so that the clip closes; sums of squares of shares stay 1."""
     _, channels, frames, height, width = shape
     joint = min(joint, frames // 2)
-    first = field(1) if frames > 1 else Camera()
-    canvas: Any = (CameraCanvas if isinstance(first, Camera) else FlowCanvas)(channels, height, width, seed)
+    canvas: Any = (FlowCanvas if flows else CameraCanvas)(channels, height, width, seed)
     lead = [canvas.frame()]
     lead += [canvas.move(field((f - joint) % frames)) for f in range(1, joint + 1)]
     yield lead.pop()
     for f in range(1, frames):
-        frame = canvas.move(first if f == 1 else field(f))
+        frame = canvas.move(field(f))
         place = f - (frames - joint)
         if place >= 0:
             angle = math.pi / 2 * (place + 1) / (joint + 1)
