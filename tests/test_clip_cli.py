@@ -227,6 +227,19 @@ def test_the_queue_takes_what_was_checked_and_runs_it(backend: Drawn, monkeypatc
     assert "no jobs yet" in CliRunner().invoke(livebrush.app, ["clip", "jobs", "list"]).stdout
 
 
+def test_backends_are_listed_with_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn(monkeypatch, lacks="pip install paint")
+    said = CliRunner().invoke(livebrush.app, ["clip", "backends"]).stdout
+    for name in ("animatediff", "wan", "svd", "http", "drawn"):
+        assert re.search(rf"^{name} ", said, re.MULTILINE)
+    assert "drawn lacks pip install paint" in said
+    assert "--licence svd" in said
+    one = CliRunner().invoke(livebrush.app, ["clip", "backends", "wan"])
+    assert "4k+1, at most 81" in one.stdout
+    assert "torchao-int8" in one.stdout
+    assert "did you mean wan" in CliRunner().invoke(livebrush.app, ["clip", "backends", "wann"]).stderr
+
+
 # ------------------------------------------------------------------------------------------------- stopping
 
 SLOWLY = """

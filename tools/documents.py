@@ -18,6 +18,7 @@ COMMANDS = (
     "run",
     "serve",
     "clip",
+    "clip backends",
     "clip motions",
     *(f"clip jobs {c}" for c in ("list", "run", "cancel", "resume", "remove")),
     "models",

@@ -17,7 +17,7 @@ from stream.errors import ClipError, LivebrushError
 if TYPE_CHECKING:
     from threading import Event
 
-    from stream.clips.backend import Plan
+    from stream.clips.backend import Facts, Plan
     from stream.clips.make import Keep
     from stream.clips.progress import Show
     from stream.clips.reading import Script, Table
@@ -36,8 +36,9 @@ class Render(TyperCommand):
     """The command that needs no name."""
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
-        formatter.write_usage(ctx.parent.command_path, " ".join(self.collect_usage_pieces(ctx)))
-        formatter.write_usage(ctx.parent.command_path, "motions | jobs  (each with --help)", prefix="   or: ")
+        path, others = ctx.parent.command_path, "backends | motions | jobs  (each with --help)"
+        formatter.write_usage(path, " ".join(self.collect_usage_pieces(ctx)))
+        formatter.write_usage(path, others, prefix="   or: ")
 
 
 clip = typer.Typer(cls=Clips, help="Clips: offline video, from a timeline or from flags.")
@@ -303,6 +304,43 @@ def _stopped(order: Order) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- lists
+
+
+@clip.command("backends")
+def backends_list(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False, help="One of them, with all that it "
+                    "takes.")] = None,
+) -> None:  # fmt: skip
+    """Lists the back ends: modes, frame counts, memory, licence, and what each one lacks on this machine."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    from stream.clips.checks import known
+    from stream.clips.families import Row, table
+
+    rows = table() if name is None else [Row(known(name).facts, known(name).missing())]
+    grid = Grid(
+        *(rows[0].cells() if name is None else ["", ""]), show_header=name is None, box=None, padding=(0, 2, 0, 0)
+    )
+    for row in rows:
+        cells = row.cells() | ({"state": "missing"} if row.missing else {})
+        for line in [list(cells.values())] if name is None else [*cells.items(), *details(row.facts)]:
+            grid.add_row(*(Text(cell, overflow="fold") for cell in line))
+    console = shown()
+    console.print(grid, highlight=False)
+    for row in rows:
+        if row.missing:
+            console.print(f"{row.facts.name} lacks {row.missing}", highlight=False, markup=False, soft_wrap=True)
+
+
+def details(facts: Facts) -> list[tuple[str, str]]:
+    """What is not in the table of all."""
+    yes = {True: "yes", False: "no"}
+    told = {"weights": facts.source, "sides": f"a multiple of {facts.multiple}", "fps": str(facts.fps),
+            "steps": str(facts.steps), "guidance scale": f"{facts.guidance_scale:g}", "LoRAs": yes[facts.lora],
+            "--quantise": ", ".join(facts.quantise) or "no", "--offload": ", ".join(facts.offload) or "no",
+            "--cache": yes[facts.cache], "resumes": yes[facts.resumes]}  # fmt: skip
+    return [*told.items(), *((f"--option {option}", about) for option, about in facts.options.items())]
 
 
 @clip.command("motions")
