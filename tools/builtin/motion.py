@@ -7,6 +7,7 @@ noise and go the sampler's way, and the module learns what the model itself woul
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -41,7 +42,7 @@ class MotionRecipe:
     """Everything that decides the motion modules."""
 
     steady_steps: int = 1500
-    kind_steps: int = 400
+    kind_steps: int = 220
     reach: int = 3  # frames either way that the teacher is averaged over
     steadiness: float = 2.0  # how much an error that changes from frame to frame counts, next to any error
     seed: int = 0
@@ -155,6 +156,7 @@ class MotionTraining:
 
     def loss(self, step: int, kinds: tuple[str, ...]) -> Tensor:
         rng = np.random.default_rng([self._recipe.seed, 12, step])
+        torch.manual_seed(self._recipe.seed * 1_000_003 + step)
         frames = int(rng.choice([8, 12, 16], p=[0.5, 0.25, 0.25]))
         way = Way.of(kinds[int(rng.integers(len(kinds)))], frames, rng)
         column = int(rng.integers(len(NAMES)))
@@ -167,9 +169,9 @@ class MotionTraining:
         return self._from_noise(rng, way, told, screen)
 
     def _repainted(self, rng: Rng, way: Way, column: int, told: Tensor, screen: bool) -> Tensor:
-        """Photo in, style out. One clip in four has noise that stands still, as a live stream's."""
+        """Photo in, style out. Noise moves along, or stands still, as that of a video that is repainted."""
         photo, styled = self._pictures(rng, way, column)
-        noise = way.noise if rng.random() < 0.75 else way.noise[:1].expand_as(way.noise)
+        noise = way.noise if rng.random() < 0.4 else way.noise[:1].expand_as(way.noise)
         t = int(rng.integers(60, 400))
         a, b = self._shares(t)
         x = a * photo + b * noise.to(photo)
@@ -190,10 +192,12 @@ class MotionTraining:
 
     @torch.no_grad()
     def _steadied(self, x: Tensor, t: int, told: Tensor, way: Way, screen: bool) -> Tensor:
-        """What the model alone takes for the pictures, averaged along the motion; where the style has a screen, which
-        stays where it is, only what is coarser than that."""
+        """What the model alone takes for the pictures, averaged along the motion, its contrast kept; where the style
+        has a screen, which stays where it is, only what is coarser than that."""
         alone = self._clean(self._alone, x, t, told)
-        change = way.averaged(alone, self._recipe.reach) - alone
+        mean = way.averaged(alone, self._recipe.reach)
+        middle, gain = mean.mean((0, 2, 3), keepdim=True), _spread(alone) / _spread(mean).clamp(min=1e-3)
+        change = middle + (mean - middle) * gain.clamp(max=1.5) - alone
         if screen:
             change = F.avg_pool2d(F.avg_pool2d(change, 5, 1, 2, count_include_pad=False), 5, 1, 2)
         return alone + change
@@ -203,12 +207,15 @@ class MotionTraining:
         return min(1 / b**2, 4) / 2 * (error.square().mean() + unsteady)
 
     def _pictures(self, rng: Rng, way: Way, column: int) -> tuple[Tensor, Tensor]:
-        """Latents of a photo and of its style under the camera. The first frame lies as the styles' screens do."""
+        """Latents of a photo, with a sensor's noise, and of its style, under the camera. The first frame lies as the
+        styles' screens do."""
         picture = self._table[int(rng.integers(len(self._table)))]
         corner = np.eye(3)
         corner[:2, 2] = -32 * rng.integers(0, (256 - VIEW) // 32 + 1, 2)
         matrices = [m @ corner for m in way.matrices(VIEW)]
         pixels = to_tensor(np.stack([_seen(picture[c], m) for c in (0, column) for m in matrices]), self._recipe.device)
+        grain = rng.uniform(0, 4) / 127.5 * (rng.random() < 0.5)
+        pixels[: len(matrices)] += grain * torch.randn_like(pixels[: len(matrices)])
         with torch.no_grad():
             latents: Tensor = self._vae.encode(pixels, return_dict=False)[0] * self._vae.config.scaling_factor
         return latents[: len(matrices)], latents[len(matrices) :]
@@ -227,6 +234,11 @@ class MotionTraining:
         """DDIM."""
         (a, b), (a_next, b_next) = self._shares(t), self._shares(after)
         return a_next * clean + b_next * (x - a * clean) / b
+
+
+def _spread(frames: Tensor) -> Tensor:
+    """How far a clip's values lie apart, `(1, channels, 1, 1)`."""
+    return frames.std((0, 2, 3), keepdim=True)
 
 
 def _seen(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -253,3 +265,26 @@ def train_modules(folder: Path, pipeline: Any, table: np.ndarray, recipe: Motion
         made[kind].load_state_dict(steady.state_dict())
         train_module(folder, kind, pipeline, made[kind], table, recipe)
     return made
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+FACTS = {"version": "builtin", "licence": "Apache-2.0", "sampler": "ddim", "spacing": "trailing", "steps": 8,
+         "guidance_scale": 1.0, "strength": 0.25, "noise": "constant"}  # fmt: skip
+SHIPPED: dict[str, tuple[str, Camera]] = {
+    "pan": ("What is seen moves to the right.", Camera(x=0.012)),
+    "zoom": ("What is seen grows out of the middle.", Camera(zoom=1.02)),
+    "drift": ("What is seen turns slowly and comes nearer, to the right and down.",
+              Camera(x=0.005, y=0.003, rotate=0.6, zoom=1.006)),
+}  # fmt: skip
+
+
+def save_modules(folder: Path, made: dict[str, MotionAdapter]) -> None:
+    """Each as a diffusers folder in half precision, with what is known of it."""
+    for kind, adapter in made.items():
+        adapter.half().save_pretrained(folder / kind)
+        about, camera = SHIPPED[kind]
+        facts = FACTS | {"about": about, "camera": camera.model_dump(exclude_defaults=True)}
+        (folder / kind / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+        for file in (folder / kind).iterdir():
+            file.chmod(0o644)  # diffusers writes weights for its own user alone

@@ -1,0 +1,136 @@
+"""The built-in motion modules, through the chain: they move as they are named, and steadier than the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from stream.clips import travel
+from stream.clips.modules import built_in, find
+from stream.clips.timeline import Camera, Segment, Timeline
+from tools.builtin import moving
+from tools.builtin.moving import Clip, Studio
+from tools.builtin.pictures import photo, square
+
+SIDE, FRAMES, SEED = 128, 12, 77
+Render = Callable[..., Clip]
+
+
+@pytest.fixture(scope="module")
+def render() -> Render:
+    studio, seen = Studio(), {}
+
+    def rendered(motion: str, prompt: str = "watercolor painting", effect: float = 1.0, **more: object) -> Clip:
+        key = (motion, prompt, effect, *sorted(more.items()))
+        if key not in seen:
+            segments = [Segment(motion=name, effect=effect) for name in motion.split()]
+            wanted = {"frames": FRAMES, "width": SIDE, "height": SIDE, "seed": SEED, "options": {"engine": "torch"}}
+            fewer = {} if "input" in more else {"steps": 4}
+            seen[key] = studio(**wanted | fewer | {"prompt": prompt, "segments": segments} | more)
+        return seen[key]
+
+    return rendered
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("still") / "cat.png"
+    Image.fromarray(square(photo("chelsea"), 2 * SIDE)).save(file)
+    return str(file)
+
+
+def camera(name: str) -> Camera:
+    found = find(name).facts.camera
+    assert found is not None
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- measures
+
+
+def carried(by: Camera, frames: int = 6) -> Clip:
+    """A photo under a camera: what a perfect clip would be."""
+    image, matrix = square(photo("chelsea"), SIDE), moving.camera_matrix(by, SIDE, SIDE)
+    ways = [np.linalg.matrix_power(matrix, n)[:2] for n in range(frames)]
+    return np.stack([cv2.warpAffine(image, w, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT_101) for w in ways])
+
+
+def test_the_measures_know_motion_when_they_see_it() -> None:
+    pan, zoom = carried(Camera(x=0.012)), carried(Camera(zoom=1.03))
+    assert moving.coherence(moving.flow(pan)) > 0.95
+    assert moving.outwards(moving.flow(zoom)) > 0.9 > 0.2 > abs(moving.outwards(moving.flow(pan)))
+    assert moving.outwards(moving.flow(zoom[::-1])) < -0.9
+    assert moving.compensated(pan, Camera(x=0.012)) < 2 < moving.compensated(pan, Camera(x=-0.012))
+    assert moving.warp_error(pan, moving.back(pan)) < 2
+    noise = np.random.default_rng(0).integers(0, 255, pan.shape).astype(np.uint8)
+    assert moving.coherence(moving.flow(noise)) < 0.7
+    assert moving.warp_error(noise, moving.back(pan)) > 50
+
+
+# ------------------------------------------------------------------------------------------------- modules
+
+
+def test_three_modules_ship_within_six_megabytes() -> None:
+    assert {"pan", "zoom", "drift"} <= set(built_in())
+    folder = find("pan").place.parent
+    assert sum(f.stat().st_size for f in folder.rglob("*")) < 6e6
+    for name in built_in():
+        facts = find(name).facts
+        assert (facts.version, facts.licence, facts.guidance_scale) == ("builtin", "Apache-2.0", 1)
+        assert facts.camera not in (None, Camera())
+        assert facts.about
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_pan_moves_one_way(render: Render, still: str, seeded: bool) -> None:
+    moves = moving.flow(render("pan", **{"input": still} if seeded else {}))
+    assert moving.coherence(moves) >= 0.9
+    assert moves[..., 0].mean() == pytest.approx(camera("pan").x * SIDE, rel=0.3)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_zoom_moves_outwards_from_the_middle(render: Render, still: str, seeded: bool) -> None:
+    moves = moving.flow(render("zoom", **{"input": still} if seeded else {}))
+    assert moving.outwards(moves) >= 0.75
+    assert moving.coherence(moves) < 0.2
+    ring = [np.linalg.norm(moves[:, a:b, a:b], axis=-1).mean() for a, b in ((52, 76), (16, 112))]
+    assert ring[1] > 1.5 * ring[0]  # faster the farther out
+
+
+def test_a_chain_turns_over_within_the_cross_fade(render: Render) -> None:
+    timeline = Timeline(frames=24, segments=(Segment(motion="pan"), Segment(motion="zoom"))).resolved()
+    fades = [f for f in range(24) if len(travel.alphas(timeline, f)) > 1]
+    moves = moving.flow(render("pan zoom", frames=24))  # its n-th field leads to frame n + 1
+    before, after = moves[: fades[0] - 1], moves[fades[-1] :]
+    assert moving.coherence(before) >= 0.9
+    assert moving.outwards(before) < 0.2
+    assert moving.outwards(after) > 0.7
+    assert moving.coherence(after) < 0.25
+
+
+STEADIED = [("pan", "watercolor painting"), ("zoom", "watercolor painting"), ("drift", "neon lights")]
+
+
+@pytest.mark.parametrize(("motion", "prompt"), STEADIED)
+def test_a_module_makes_clips_from_noise_steadier(render: Render, motion: str, prompt: str) -> None:
+    """Same noise, same camera, same everything."""
+    alone, steadied = (render(motion, prompt, effect) for effect in (0.0, 1.0))
+    assert moving.compensated(steadied, camera(motion)) < 0.95 * moving.compensated(alone, camera(motion))
+    assert steadied.std() > 0.6 * alone.std()  # not by painting nothing
+
+
+@pytest.mark.parametrize("prompt", ["watercolor painting", "neon lights"])
+def test_a_video_flickers_less_than_frame_by_frame(render: Render, tmp_path: Path, prompt: str) -> None:
+    shown = moving.handheld(square(photo("astronaut"), 2 * SIDE)[:SIDE, 64:192], FRAMES, size=SIDE)
+    video = str(moving.as_folder(shown, tmp_path / "video"))
+    moves = moving.back(shown)
+    clip = render("drift", prompt, input=video)
+    for noise in ("constant", "fresh"):  # a live stream's is constant
+        single = render("drift", prompt, 0.0, input=video, noise=noise)
+        assert moving.warp_error(clip, moves) < 0.98 * moving.warp_error(single, moves), noise
+    assert clip.std() > 0.9 * single.std()
