@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import stand_in
 import tiny_video
 from safetensors.torch import load_file, save_file
 
 from stream.clips.backend import Cancelled, Watch
 from stream.clips.families import FAMILIES, family, ready
+from stream.clips.families.inputs import given
 from stream.clips.timeline import Control, Keyframe, Memory, Segment, Timeline
 from stream.config import Lora
 from stream.errors import ClipError, LivebrushError, ModelError
@@ -359,6 +361,17 @@ def test_a_short_video_gives_a_shorter_clip_and_says_so(models: Models, media: P
     plan = family("wan").plan(timeline("wan", models("wan"), frames=40, input=str(media / "video")))
     assert plan.frames == 9
     assert "the input has 9 frames: 9 are rendered, not 40 (frames: 4k+1, at most 81)" in plan.notes
+
+
+@pytest.mark.parametrize(("fps", "frames"), [(None, 21), (24, 21), (12, 9)])
+def test_a_video_keeps_its_pace(fps: int | None, frames: int, models: Models, tmp_path: Path) -> None:
+    """24 pictures in a second: at 12 a second every other one, and half as many are there."""
+    stand_in.write(tmp_path / "clip.mp4", 24, 24)
+    asked = timeline("wan", models("wan"), frames=40, fps=fps, input=str(tmp_path / "clip.mp4"))
+    plan = family("wan").plan(asked)
+    assert (plan.frames, plan.fps) == (frames, str(fps or 24))
+    seen = np.array([np.asarray(p).mean() for p in given(family("wan").ask(asked))])
+    assert np.allclose(np.diff(seen), 4 * 24 / (fps or 24), atol=1)
 
 
 def test_an_input_of_another_shape_is_cut_and_it_is_said(models: Models, media: Path) -> None:

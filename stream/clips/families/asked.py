@@ -11,7 +11,7 @@ from stream.clips.backend import Facts, FrameRule, Mode, Plan
 from stream.clips.timeline import Keyframe, Timeline
 from stream.config import BUILTIN
 from stream.errors import ClipError, SourceError
-from stream.sources import PICTURES, open_source
+from stream.sources import PICTURES, kind_of, open_source
 
 At = tuple[str | int, ...]
 FAR = 1.02  # the ratio of two aspects from which on a crop is worth telling
@@ -70,7 +70,7 @@ def ask(facts: Facts, timeline: Timeline, rule: FrameRule | None = None, modes: 
     width, height = _size(facts, timeline)
     crops = _crops(timeline, width, height)
     fps = timeline.fps or _rate(timeline, mode) or Fraction(facts.fps)
-    frames, notes = _frames(rule or facts.rule, timeline, mode)
+    frames, notes = _frames(rule or facts.rule, timeline, mode, fps)
     guidance = facts.guidance_scale if timeline.guidance_scale is None else timeline.guidance_scale
     return Job(
         timeline, mode, frames, width, height, fps, timeline.steps or facts.steps, guidance, prompt_of(facts, timeline),
@@ -183,11 +183,11 @@ def _size(facts: Facts, timeline: Timeline) -> tuple[int, int]:
     return sides
 
 
-def _frames(rule: FrameRule, timeline: Timeline, mode: Mode) -> tuple[int, tuple[str, ...]]:
+def _frames(rule: FrameRule, timeline: Timeline, mode: Mode, fps: Fraction) -> tuple[int, tuple[str, ...]]:
     """How many frames are rendered, and what is to be said of it."""
     asked = timeline.frames
     frames = rule.nearest(asked)
-    there = _count(timeline.input) if mode == "v2v" else None
+    there = _count(timeline.input, fps) if mode == "v2v" else None
     if there is not None and there < frames:
         frames = rule.nearest(there)
         frames -= rule.step if frames > there else 0
@@ -201,19 +201,22 @@ def _frames(rule: FrameRule, timeline: Timeline, mode: Mode) -> tuple[int, tuple
     return frames, ()
 
 
-def _count(source: str | None) -> int | None:
+def _count(source: str | None, fps: Fraction) -> int | None:
+    """How many pictures an input has, at the moments of a clip with this rate."""
     if source is None:
         return None
     with open_source(source) as opened:
-        return opened.count
+        if opened.count is None or opened.rate is None or kind_of(source) != "video":
+            return opened.count
+        return round(opened.count / opened.rate * fps)
 
 
 def _rate(timeline: Timeline, mode: Mode) -> Fraction | None:
     """A video keeps its own rate, unless another is asked for."""
-    if mode not in ("v2v", "extend") or timeline.input is None or Path(timeline.input).is_dir():
+    if mode not in ("v2v", "extend") or timeline.input is None or kind_of(timeline.input) != "video":
         return None
     with open_source(timeline.input) as opened:
-        return opened.rate
+        return None if opened.rate is None else opened.rate.limit_denominator(1001)
 
 
 def _crops(timeline: Timeline, width: int, height: int) -> tuple[str, ...]:

@@ -19,9 +19,13 @@ def picture(source: str, job: Job) -> PIL.Image.Image:
 
 
 def video(source: str, job: Job, frames: int) -> list[PIL.Image.Image]:
-    """The first `frames` pictures. ClipError where there are fewer."""
+    """The first `frames` pictures, of a video those at the clip's moments. ClipError where there are fewer."""
+    from stream.clips.beginning import in_time, rate_of
+
+    rate = rate_of(source)
     with open_source(source) as opened:
-        out = [PIL.Image.fromarray(fitted(f.image, job.width, job.height)) for f in islice(opened, frames)]
+        shown = iter(opened) if rate in (None, job.fps) else in_time(opened, rate, job.fps)
+        out = [PIL.Image.fromarray(fitted(f.image, job.width, job.height)) for f in islice(shown, frames)]
     if len(out) < frames:
         raise ClipError(f"input {source} has {len(out)} frames, {frames} are needed: ask for fewer")
     return out
