@@ -194,8 +194,8 @@ class PipelineRenderer(Renderer):
             made.append(sound)
         for start in range(0, job.frames, SLICE):
             part = np.asarray(pictures[start : start + SLICE])
+            watch.tell("decode", start + len(part), job.frames)
             yield (part.clip(0, 1) * 255).round().astype(np.uint8)
-            watch.tell("decode", min(start + SLICE, job.frames), job.frames)
 
     def _run(self, job: Job, watch: Watch) -> Any:
         import torch

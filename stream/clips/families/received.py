@@ -27,8 +27,8 @@ def frames_of(file: Path, job: Job, watch: Watch) -> Iterator[Image]:
             pictures = (fitted(frame.image, job.width, job.height) for frame in islice(source, job.frames))
             while part := list(islice(pictures, SLICE)):
                 done += len(part)
-                yield np.stack(part)
                 watch.tell("decode", done, job.frames)
+                yield np.stack(part)
     except SourceError as error:
         raise ClipError(f"backend {job.timeline.backend} gave a file that cannot be read: {error}") from None
     if done < job.frames:
