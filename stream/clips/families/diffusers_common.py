@@ -61,7 +61,7 @@ class Part:
 
     def missing(self, options: Mapping[str, Any]) -> str | None:
         source = options.get(self.option, self.source)
-        return None if self.place(options) else f"{self.kind} {source} is not here: hf download {source}"
+        return None if self.place(options) else f"weights {source}: hf download {source}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Family(Backend):
         found = [ready.packages(self.needs, quantise), ready.weights(source), ready.room(source, self.gigabytes)]
         if way.parts and ready.pipeline_in(source) != way.pipeline:
             found += [p.missing({} if timeline is None else timeline.options) for p in way.parts.values()]
-        return "; ".join(x for x in found if x) or None
+        return "; ".join(dict.fromkeys(x for x in found if x)) or None
 
     def plan(self, timeline: Timeline) -> Plan:
         job, way = self.ask(timeline), self.way(timeline)

@@ -233,7 +233,7 @@ def place(pipeline: Any, job: Job, tell: Callable[[str], Any]) -> None:
         pipeline.enable_model_cpu_offload()
     elif memory.offload == "sequential":
         pipeline.enable_sequential_cpu_offload()
-    elif card and job.timeline.memory.quantise not in ("bnb-int8", "bnb-nf4"):
+    elif card:
         pipeline.to(device)
 
 

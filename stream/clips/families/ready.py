@@ -38,10 +38,10 @@ def weights(source: str) -> str | None:
     """What is missing of a model folder or of the hub cache, or None."""
     place = folder_of(source)
     if place is None:
-        return f"weights {source} are not here: {download(source)}"
+        return f"weights {source}: {download(source)}"
     lost = incomplete(place)
     again = download(source) if not Path(source).expanduser().exists() else "fetch its files again"
-    return lost and f"weights {source} lack {lost}: {again}"
+    return lost and f"{lost} of the weights {source}: {again}"
 
 
 def download(source: str) -> str:
