@@ -374,6 +374,30 @@ def test_a_video_keeps_its_pace(fps: int | None, frames: int, models: Models, tm
     assert np.allclose(np.diff(seen), 4 * 24 / (fps or 24), atol=1)
 
 
+UNHEARD = {
+    "SVD moves the picture by itself: the prompt is left out": ("svd", {"input": "picture.png"}),
+    "the negative prompt counts only with guidance_scale above 1": ("wan", {"guidance_scale": 1}),
+    "the negative prompt counts only with --option true_cfg_scale above 1": ("hunyuan", {}),
+}
+
+
+@pytest.mark.parametrize("note", UNHEARD)
+def test_what_a_model_does_not_heed_is_said(note: str, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(media)
+    backend, more = UNHEARD[note]
+    assert note in family(backend).plan(timeline(backend, "nowhere", negative_prompt="blue", **more)).notes
+
+
+def test_a_keyframe_that_counts_in_part_is_one_of_many(models: Models, media: Path) -> None:
+    """A picture at frame 0 is the first frame; with a strength it is a condition, which LTX-Video knows of."""
+    half = {"keyframes": (Keyframe(frame=0, image=str(media / "picture.png"), strength=0.5),)}
+    asked = timeline("ltx", models("ltx-0.9.5"), **half)
+    one = timeline("ltx", models("ltx-0.9.5"), keyframes=(Keyframe(frame=0, image=str(media / "picture.png")),))
+    assert not np.array_equal(rendered(asked), rendered(one))
+    with pytest.raises(ClipError, match="backend framepack takes a keyframe as it is"):
+        family("framepack").plan(timeline("framepack", "nowhere", **half))
+
+
 def test_an_input_of_another_shape_is_cut_and_it_is_said(models: Models, media: Path) -> None:
     plan = family("wan").plan(timeline("wan", models("wan-i2v"), width=128, input=str(media / "picture.png")))
     assert "picture.png is 64x64: cut to the shape of 128x64, from the middle" in plan.notes

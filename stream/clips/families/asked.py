@@ -104,7 +104,7 @@ def _meant(timeline: Timeline) -> tuple[Mode, str]:
     if timeline.keyframes and timeline.input is not None:
         raise ClipError("the timeline has an input and keyframes: this back end takes one of them", ("keyframes",))
     if timeline.keyframes:
-        alone = [k.frame for k in timeline.keyframes] == [0]
+        alone = [(k.frame, k.strength) for k in timeline.keyframes] == [(0, 1.0)]
         return ("i2v", "a picture for frame 0") if alone else ("keyframes", "pictures for single frames")
     if timeline.input is None:
         return "t2v", "only a prompt is given"
@@ -113,6 +113,13 @@ def _meant(timeline: Timeline) -> tuple[Mode, str]:
     if timeline.options.get("extend"):
         return "extend", "the option extend is set"
     return "v2v", "the input is a video"
+
+
+def whole(job: Job) -> None:
+    """ClipError where a keyframe is to count in part: for models that take it or do not."""
+    if any(k.strength != 1 for k in job.keyframes):
+        told = f"backend {job.timeline.backend} takes a keyframe as it is: leave its strength out, or use backend ltx"
+        raise ClipError(told, ("keyframes",))
 
 
 def source_of(facts: Facts, timeline: Timeline, default: str | None = None) -> str:

@@ -36,6 +36,12 @@ def guided_twice(job: Job) -> int:
     return job.steps * (2 if job.guided else 1)
 
 
+def unguided(job: Job) -> tuple[str, ...]:
+    """What is said of a negative prompt that nothing listens to."""
+    alone = job.negative and not job.guided
+    return ("the negative prompt counts only with guidance_scale above 1",) if alone else ()
+
+
 def once(job: Job) -> int:
     """Calls of a denoiser that is asked for both at once, or never without the prompt."""
     return job.steps
@@ -79,6 +85,7 @@ class Way:
     options: Callable[[Job], dict[str, Any]] = lambda _job: {}  # arguments that are the user's to choose
     prepare: Callable[[Any, Job], dict[str, Any]] = lambda _pipeline, _job: {}  # arguments that need the model
     loaded: Callable[[Any], None] = lambda _pipeline: None  # ModelError where the model cannot do this
+    notes: Callable[[Job], tuple[str, ...]] = unguided  # what else is to be said before
     check: Callable[[Job], None] = lambda _job: None  # ClipError for what only this mode refuses
 
 
@@ -128,7 +135,7 @@ class Family(Backend):
         if steps < 1:
             raise ClipError(f"strength {timeline.strength} of {job.steps} steps is not one step: raise one of them")
         notes = [f"strength {strength(job)} takes {steps} of {job.steps} steps"] if steps != job.steps else []
-        return job.plan(way.calls(job), *notes, steps=steps)
+        return job.plan(way.calls(job), *notes, *way.notes(job), steps=steps)
 
     def key(self, timeline: Timeline) -> Hashable:
         way, deciding = self.way(timeline), {"dtype", "gguf", "gguf_2", self.second}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stream.clips.backend import Facts, FrameRule
-from stream.clips.families.asked import Job
+from stream.clips.families.asked import Job, whole
 from stream.clips.families.diffusers_common import DTYPE, GGUF, OFFLOAD, QUANTISE, Family, Part, Way
 from stream.clips.families.inputs import first, keyframe
 from stream.errors import ClipError
@@ -22,6 +22,12 @@ SAMPLING = ("inverted_anti_drifting", "vanilla")
 
 def _true_guidance(job: Job) -> dict[str, Any]:
     return {"true_cfg_scale": float(job.option("true_cfg_scale", 1.0))}
+
+
+def _unheard(job: Job) -> tuple[str, ...]:
+    """The models were distilled: they heed a negative prompt only where they are asked twice."""
+    alone = job.negative and _true_guidance(job)["true_cfg_scale"] <= 1
+    return ("the negative prompt counts only with --option true_cfg_scale above 1",) if alone else ()
 
 
 def _calls(job: Job) -> int:
@@ -43,11 +49,11 @@ BACKEND = Family(
     ways={
         "t2v": Way(
             pipeline="HunyuanVideoPipeline", source=TEXT, arguments=lambda _job: {}, options=_true_guidance,
-            calls=_calls,
+            calls=_calls, notes=_unheard,
         ),
         "i2v": Way(
             pipeline="HunyuanVideoImageToVideoPipeline", source=PICTURE, arguments=lambda job: {"image": first(job)},
-            options=_true_guidance, calls=_calls, prepare=_first_latent_back,
+            options=_true_guidance, calls=_calls, prepare=_first_latent_back, notes=_unheard,
         ),
     },
     layout="bcfhw", spatial=8, temporal=4, gigabytes=60,
@@ -77,6 +83,7 @@ def _sampling(job: Job) -> str:
 
 
 def _ends(job: Job) -> None:
+    whole(job)
     frames, sampling = [k.frame for k in job.keyframes], _sampling(job)
     if frames[0] != 0 or set(frames) - {0, job.frames - 1}:
         raise ClipError(
@@ -111,7 +118,7 @@ FRAMEPACK = Family(
         mode: Way(
             pipeline="HunyuanVideoFramepackPipeline", source=TEXT, accepts=("HunyuanVideoPipeline",), arguments=_long,
             options=_true_guidance, calls=lambda job: _calls(job) * _sections(job), check=_ends,
-            parts=PARTS,
+            parts=PARTS, notes=_unheard,
         )
         for mode in ("i2v", "keyframes")
     },

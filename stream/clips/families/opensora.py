@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stream.clips.backend import Facts, FrameRule
-from stream.clips.families.asked import Job
+from stream.clips.families.asked import Job, whole
 from stream.clips.families.external import External
 from stream.config import BUILTIN
 from stream.errors import ClipError
@@ -54,6 +54,7 @@ def _arguments(job: Job, folder: Path, _checkout: Path) -> list[str]:
 
 
 def _fits(job: Job) -> None:
+    whole(job)
     job.option("cards", 1), job.option("motion_score", 4)
     if job.negative:
         raise ClipError("Open-Sora takes no negative prompt: leave it out")

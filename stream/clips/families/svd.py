@@ -42,7 +42,8 @@ BACKEND = Family(
     ),
     ways={
         "i2v": Way(
-            pipeline="StableVideoDiffusionPipeline", source=SOURCE, calls=once, arguments=_picture, options=_options
+            pipeline="StableVideoDiffusionPipeline", source=SOURCE, calls=once, arguments=_picture, options=_options,
+            notes=lambda job: ("SVD moves the picture by itself: the prompt is left out",) if job.prompt else (),
         )
     },
     layout="bfchw", spatial=8, temporal=1, gigabytes=10, dtype="float16", tiling=False,

@@ -7,7 +7,7 @@ from typing import Any
 import PIL.Image
 
 from stream.clips.backend import Facts, FrameRule
-from stream.clips.families.asked import Job
+from stream.clips.families.asked import Job, whole
 from stream.clips.families.diffusers_common import (
     GGUF,
     LEFT_OUT,
@@ -35,6 +35,7 @@ def _ends(job: Job) -> dict[str, Any]:
 
 
 def _both_ends(job: Job) -> None:
+    whole(job)
     if [k.frame for k in job.keyframes] != [0, job.frames - 1]:
         raise ClipError(
             f"backend {job.timeline.backend} takes pictures for the first and the last frame (0 and "
