@@ -312,6 +312,7 @@ def test_ctrl_c_stops_within_a_window_and_says_how_to_go_on(tmp_path: Path) -> N
         (["--from", "gone.mp4"], "clip gone.mp4 is not there"),
         (["clip.txt"], "timeline clip.txt is of no known kind: use .toml or .json"),
         (["--codec", "vp9", "-o", "out.mov"], ".mov takes prores or h264 or h265, not vp9"),
+        (["--audio", "generate", "-o", "out.gif"], "out.gif holds no sound: use a video, or audio none"),
         (["-o", "gone/out.mp4"], "gone for output out.mp4 is not there: make it first"),
     ],
 )  # fmt: skip

@@ -180,9 +180,12 @@ def check_output(timeline: Timeline, plan: Plan, output: Path) -> None:
     """ClipError where the clip cannot be written as its timeline says."""
     from fractions import Fraction
 
+    from stream.clips.families import family
+    from stream.clips.make import sound_for
     from stream.clips.write import target
 
-    target(output, output, timeline.output, Fraction(plan.fps) * timeline.output.interpolate)
+    to = target(output, output, timeline.output, Fraction(plan.fps) * timeline.output.interpolate)
+    sound_for(timeline, family(timeline.backend), plan, to)
 
 
 def _absent(orders: list[Order], overwrite: bool) -> list[Order]:

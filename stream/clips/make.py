@@ -146,7 +146,7 @@ class Clip:
         size = self.plan.width * timeline.output.upscale, self.plan.height * timeline.output.upscale
         self.to = target(output, _part(output, folder), timeline.output, rate, size)
         self.to.check(overwrite, Path(timeline.input) if timeline.input else None)
-        self.track, self.generated = _sound(timeline, self.backend, self.plan, self.to)
+        self.track, self.generated = sound_for(timeline, self.backend, self.plan, self.to)
         remove(self.to.made)  # left by one that was killed
 
     def make(self, keep: Keep, watch: Stages) -> Manifest:
@@ -233,7 +233,7 @@ def _clear(to: Target) -> None:
                 frame.unlink()
 
 
-def _sound(timeline: Timeline, backend: Backend, plan: Plan, to: Target) -> tuple[Track | None, bool]:
+def sound_for(timeline: Timeline, backend: Backend, plan: Plan, to: Target) -> tuple[Track | None, bool]:
     """The sound that goes with the clip, or whether the back end makes it."""
     asked, makes = timeline.output.audio, "audio" in backend.facts.modes
     if to.silent:

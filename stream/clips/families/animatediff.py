@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream.clips.backend import Backend, Facts, FrameRule, Plan, Renderer
-from stream.clips.timeline import FRAMES_LIMIT, Timeline
+from stream.clips.families.asked import check_takes
+from stream.clips.timeline import Timeline
 from stream.config import BUILTIN
 from stream.errors import ClipError, LivebrushError
 
@@ -91,10 +92,12 @@ def _recipe(timeline: Timeline) -> Recipe:
 
 
 def _check_options(timeline: Timeline) -> None:
-    if odd := sorted(set(timeline.options) - set(OPTIONS)):
-        raise ClipError(f"options.{odd[0]} is unknown to animatediff: use {', '.join(OPTIONS)}", ("options", odd[0]))
-    if timeline.frames > FRAMES_LIMIT:
-        raise ClipError(f"frames {timeline.frames} are too many: use {FRAMES_LIMIT} or fewer", ("frames",))
+    check_takes(FACTS, timeline)
+    if timeline.memory.tiling:
+        raise ClipError("backend animatediff has no tiling: leave it out, it decodes few frames at a time",
+                        ("memory", "tiling"))  # fmt: skip
+    if timeline.strength is not None and timeline.input is None:
+        raise ClipError("strength says how far an input may be left, and there is none: say input", ("strength",))
 
 
 def _folder(made: Recipe) -> Path | None:

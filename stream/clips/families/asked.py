@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -139,10 +140,9 @@ def _accepted(facts: Facts, timeline: Timeline) -> None:
 
 
 def _nothing_else(facts: Facts, timeline: Timeline, mode: Mode) -> None:
-    """Refuses what the back end would have to ignore."""
-    memory = timeline.memory
+    """Refuses what a back end that paints a clip in one go would have to ignore."""
     segments = timeline.segments
-    refused: dict[str, tuple[bool, At]] = {
+    _refuse(facts, {
         "a motion module": (any(s.motion or s.motion_loras for s in segments), ("segments",)),
         "a camera": (any(s.camera for s in segments), ("segments",)),
         "a closed loop": (timeline.loop, ("loop",)),
@@ -150,13 +150,18 @@ def _nothing_else(facts: Facts, timeline: Timeline, mode: Mode) -> None:
         f"noise {timeline.noise!r}": (timeline.noise != "auto", ("noise",)),
         f"sampler {timeline.sampler!r}": (timeline.sampler != "auto", ("sampler",)),
         "a strength without an input video": (timeline.strength is not None and mode != "v2v", ("strength",)),
+    })  # fmt: skip
+    check_takes(facts, timeline)
+
+
+def check_takes(facts: Facts, timeline: Timeline) -> None:
+    """ClipError where LoRAs, memory or options are asked for that a back end has not."""
+    memory = timeline.memory
+    _refuse(facts, {
         "a LoRA": (bool(timeline.loras) and not facts.lora, ("loras",)),
         "a cache": (memory.cache != "none" and not facts.cache, ("memory", "cache")),
         f"offload {memory.offload!r}": (memory.offload not in ("none", *facts.offload), ("memory", "offload")),
-    }
-    if found := {what: at for what, (asked, at) in refused.items() if asked}:
-        told = f"backend {facts.name} does not take {' or '.join(found)}: leave it out"
-        raise ClipError(told, next(iter(found.values())))
+    })  # fmt: skip
     if memory.quantise is not None and memory.quantise not in facts.quantise:
         known = ", ".join(facts.quantise) or "none"
         raise ClipError(f"backend {facts.name} cannot be quantised by {memory.quantise!r}: it knows {known}",
@@ -164,6 +169,12 @@ def _nothing_else(facts: Facts, timeline: Timeline, mode: Mode) -> None:
     if strange := sorted({*timeline.options} - {*facts.options}):
         known = ", ".join(sorted(facts.options)) or "none"
         raise ClipError(f"backend {facts.name} has no option {strange[0]!r}: it has {known}", ("options", strange[0]))
+
+
+def _refuse(facts: Facts, refused: Mapping[str, tuple[bool, At]]) -> None:
+    if found := {what: at for what, (asked, at) in refused.items() if asked}:
+        told = f"backend {facts.name} does not take {' or '.join(found)}: leave it out"
+        raise ClipError(told, next(iter(found.values())))
 
 
 def prompt_of(facts: Facts, timeline: Timeline) -> str:
