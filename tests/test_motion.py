@@ -125,12 +125,18 @@ def test_a_module_makes_clips_from_noise_steadier(render: Render, motion: str, p
 
 
 @pytest.mark.parametrize("prompt", ["watercolor painting", "neon lights"])
-def test_a_video_flickers_less_than_frame_by_frame(render: Render, tmp_path: Path, prompt: str) -> None:
-    shown = moving.handheld(square(photo("astronaut"), 2 * SIDE)[:SIDE, 64:192], FRAMES, size=SIDE)
+@pytest.mark.parametrize(("fast", "held"), [(False, 1.03), (True, 0.75)])  # at rest the noise is held too, another one
+def test_a_video_flickers_less_than_frame_by_frame(
+    render: Render, tmp_path: Path, prompt: str, fast: bool, held: float
+) -> None:
+    face = square(photo("astronaut"), 2 * SIDE)[:SIDE]
+    shown = moving.handheld(face[:, 64:192], FRAMES, size=SIDE)
+    if fast:
+        shown = np.stack([face[:, 6 * k : 6 * k + SIDE] for k in range(FRAMES)])
     video = str(moving.as_folder(shown, tmp_path / "video"))
     moves = moving.back(shown)
     clip = render("drift", prompt, input=video)
-    for noise in ("constant", "fresh"):  # a live stream's is constant
+    for noise, share in (("constant", held), ("fresh", 0.5)):  # a live stream's is constant
         single = render("drift", prompt, 0.0, input=video, noise=noise)
-        assert moving.warp_error(clip, moves) < 0.98 * moving.warp_error(single, moves), noise
+        assert moving.warp_error(clip, moves) < share * moving.warp_error(single, moves), noise
     assert clip.std() > 0.9 * single.std()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from stream.clips.timeline import Camera, NoiseKind, Part, Sampler
+from stream.clips.timeline import Camera, Part, Sampler
 from stream.errors import ClipError, ModelError
 from stream.hub import Wanted, fetch
 from stream.quiet import quiet
@@ -42,7 +42,6 @@ class MotionFacts(Part):
     steps: int | None = None
     guidance_scale: float | None = None
     strength: float | None = None  # where an input is repainted
-    noise: NoiseKind = "auto"  # where a video is repainted
     loras: bool = False  # whether motion LoRAs fit it
 
 

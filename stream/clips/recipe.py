@@ -135,12 +135,8 @@ class Recipe:
     def noise(self) -> NoiseKind:
         if self.timeline.noise != "auto":
             return self.timeline.noise
-        source = self.timeline.input
-        if source is not None and not is_still(source):
-            wanted = {f.noise for f in self._all}
-            return "warped" if len(wanted) > 1 or "auto" in wanted else wanted.pop()
         moves = any(self._camera(s) != STILL for s in self.timeline.segments)
-        return "warped" if moves or source is not None else "fresh"
+        return "warped" if moves or self.timeline.input is not None else "fresh"
 
     @property
     def flows(self) -> bool:
