@@ -53,6 +53,17 @@ def test_a_clip_is_edited_seen_made_and_opened_again_and_another_cancelled(tab: 
     ask.keyboard.press("Tab")
     ask.focus("[role=slider][aria-label^=Border]")
     ask.keyboard.press("PageUp")
+    box = ask.locator("[role=slider][aria-label^=Border]").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + 30
+    ask.mouse.move(x, y)
+    ask.mouse.down()
+    ask.mouse.move(x - 60, y, steps=6)
+    dragged = tab.page.evaluate("() => clips.editor.clip.segments[0].end")
+    ask.mouse.move(x, y, steps=6)
+    ask.mouse.up()
+    ask.mouse.move(x + 60, y)
+    assert dragged < 24, "it is dragged, back again, and let go"
     ask.click("#add-key")
     ask.keyboard.type("ink")
     tab.until("document.querySelector('#plan').textContent.startsWith('32 frames, 64x64 at 8')")

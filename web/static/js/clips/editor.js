@@ -240,8 +240,9 @@ export class Editor {
     }
   }
 
-  /** Says what is wrong beside the field that it is about, in the segment that it is about; else below the button. */
-  wrong(text, param = "") {
+  /** Says what is wrong beside the field that it is about, in the segment that it is about; else below the button.
+   * `look` brings it into sight. */
+  wrong(text, param = "", look = false) {
     const places = [...this.clipFields, ...this.#segmentFields];
     for (const field of places) field.wrong("");
     const prompt = fields.said(this.prompt, $("[data-name=prompt] .wrong"));
@@ -263,6 +264,7 @@ export class Editor {
       this.general.textContent = text;
       this.general.hidden = false;
     }
+    if (look) (field?.element ?? this.general).scrollIntoView({ block: "center", behavior: "smooth" });
   }
 
   /** Asks for the clip; the first of its jobs. */
@@ -273,7 +275,7 @@ export class Editor {
       this.wrong("");
       return made;
     } catch (error) {
-      this.wrong(error.message, error.param);
+      this.wrong(error.message, error.param, true);
       return null;
     }
   }
