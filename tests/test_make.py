@@ -124,6 +124,19 @@ def test_an_output_that_exists_is_kept_unless_it_may_go(backend: Drawn, tmp_path
     assert digest(tmp_path / "out.mp4") == manifest.sha256
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif", "out.apng", "out"])
+def test_a_kill_while_writing_leaves_one_file_that_the_next_run_takes_away(
+    backend: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "remove", lambda _path: None)
+        with pytest.raises(Killed):
+            made(tmp_path, name=name, watch=Listener(("write", 4), Killed()))
+    assert len(here(tmp_path)) <= 2
+    made(tmp_path, name=name)
+    assert here(tmp_path) == {name, f"{name}.json", "job"}
+
+
 def test_a_job_is_made_by_one_process_at_a_time(backend: Drawn, tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     with FileLock(tmp_path / "job" / "lock"), pytest.raises(ClipError, match="another process"):

@@ -23,7 +23,7 @@ from stream.clips.timeline import Output
 from stream.errors import ClipError
 from stream.frame import Frame, Image
 from stream.sinks import Place, told
-from stream.sinks.images import ImagesSink
+from stream.sinks.image import save
 from stream.sinks.video import CONTAINERS, Coding, Container, Writer, coding_told
 from stream.sources import Audio
 
@@ -51,6 +51,7 @@ LEAST = {"h265": 64}  # the shortest side: x265 writes over its own memory below
 WORST = {"h264": 51, "h265": 51, "av1": 63, "vp9": 63}  # the largest CRF
 APNG = Coding("apng", {"pred": "mixed"}, "rgb24", exact=True)
 ANIMATED = Container("apng", "apng", "", (), options=(("plays", "0"),))
+FIRST = "000001.png"
 GIF_FASTEST = 50  # pictures a second; browsers slow anything faster down
 
 
@@ -195,11 +196,13 @@ def quiet_encoders() -> None:
 
 
 def _write_folder(to: Target, images: Iterator[Image], manifest: str) -> None:
-    with ImagesSink(to.made) as sink:
-        for index, image in enumerate(images):
-            sink.write(Frame(image, index, 1 / to.rate))
     with told(to.path):
-        into_png(to.made / "000001.png", manifest)
+        to.made.mkdir()
+    for number, image in enumerate(images, 1):
+        name = f"{number:06}.png"
+        save(image, to.made / name, to.path / name)
+    with told(to.path):
+        into_png(to.made / FIRST, manifest)
 
 
 # ------------------------------------------------------------------------------------------------- sound
