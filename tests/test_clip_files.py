@@ -29,6 +29,7 @@ from stream.clips.timeline import Camera, Output, Timeline
 from stream.clips.write import Target, target, write
 from stream.errors import ClipError
 from stream.frame import Image
+from tools import clips as tool
 
 FILM = Fraction(24000, 1001)
 COUNT = 9
@@ -409,3 +410,23 @@ def test_a_clip_that_lost_its_manifest_is_known_by_the_one_beside_it(backend: Dr
     clip(tmp_path, seed=7)
     video(tmp_path / "out.mp4", 10)  # somebody coded it anew
     assert read(tmp_path / "out.mp4").seed == 7
+
+
+# ------------------------------------------------------------------------------------------------- for the docs
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet.gif"])
+def test_clips_are_shown_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for clip, count in (("a.mp4", 9), ("b.mp4", 6)):
+        written(tmp_path / clip, (drawing(i) for i in range(count)), rate=Fraction(10), size=(96, 64))
+    words = [str(tmp_path / name), f"one={tmp_path / 'a.mp4'}", f"two={tmp_path / 'b.mp4'}"]
+    monkeypatch.setattr("sys.argv", ["clips", *words, "--columns", "3", "--height", "64", "--every", "2"])
+    tool.main()
+    with PIL.Image.open(tmp_path / name) as shown:
+        strip = 26
+        if name == "sheet.jpg":
+            assert shown.size == (3 * 96, 2 * (strip + 64 + 2))
+            last = np.array(shown)[strip : strip + 64, -96:]
+            assert np.abs(last.astype(int) - drawing(8)).mean() < 12
+        else:
+            assert (shown.size, shown.n_frames, shown.info["duration"]) == ((2 * 96, strip + 64), 3, 200)

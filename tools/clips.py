@@ -51,7 +51,7 @@ def animated(clips: dict[str, str], path: Path, height: int, every: int) -> None
     """A GIF of each `every`th picture, in the clips' own time."""
     with open_source(next(iter(clips.values()))) as source:
         rate = Fraction(source.rate or 8) / every
-    to = target(path, path.with_name(f".{path.name}.part"), Output(), rate)
+    to = target(path, path.with_name(f".{path.name}.part"), Output(), rate, (height, height))
     write(to, islice(beside(clips, height), 0, None, every), path.with_name(f".{path.name}.raw"), None, "{}")
     to.made.replace(path)
 

@@ -184,7 +184,8 @@ def check_output(timeline: Timeline, plan: Plan, output: Path) -> None:
     from stream.clips.make import sound_for
     from stream.clips.write import target
 
-    to = target(output, output, timeline.output, Fraction(plan.fps) * timeline.output.interpolate)
+    size = plan.width * timeline.output.upscale, plan.height * timeline.output.upscale
+    to = target(output, output, timeline.output, Fraction(plan.fps) * timeline.output.interpolate, size)
     sound_for(timeline, family(timeline.backend), plan, to)
 
 

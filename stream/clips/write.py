@@ -76,8 +76,8 @@ class Target:
         Place("images" if self.kind == "folder" else "video", self.path).check(overwrite, source)
 
 
-def target(path: Path, made: Path, output: Output, rate: Fraction, size: tuple[int, int] | None = None) -> Target:
-    """What `path` means, for pictures of `size` where that is known. ClipError where `output` does not fit it, or this
+def target(path: Path, made: Path, output: Output, rate: Fraction, size: tuple[int, int]) -> Target:
+    """What `path` means for pictures of `size`. ClipError where `output` does not fit it, or this
     machine lacks the encoder."""
     kind = _kind(path)
     if kind == "folder" or not TAKES[kind]:
@@ -86,7 +86,7 @@ def target(path: Path, made: Path, output: Output, rate: Fraction, size: tuple[i
     if codec not in TAKES[kind]:
         fits = " ".join(k for k, v in TAKES.items() if codec in v)
         raise ClipError(f"output {path}: {kind} takes {' or '.join(TAKES[kind])}, not {codec}: use {fits}")
-    if size is not None and min(size) < LEAST.get(codec, 1):
+    if min(size) < LEAST.get(codec, 1):
         raise ClipError(f"output {path}: {codec} needs {LEAST[codec]} pixels a side, not {min(size)}: use h264")
     coding = CODINGS[codec]
     _check_encoder(coding, codec, kind)
