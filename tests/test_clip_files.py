@@ -21,15 +21,12 @@ from media import number, sound_of, sound_only, video
 from stream.clips import manifest as manifests
 from stream.clips import write as module
 from stream.clips.backend import Watch
-from stream.clips.beginning import pictures as pictures_of
-from stream.clips.beginning import rate_of
 from stream.clips.make import Keep, make
 from stream.clips.manifest import Manifest, digest, load, read, sidecar
 from stream.clips.timeline import Camera, Output, Timeline
 from stream.clips.write import Target, target, write
 from stream.errors import ClipError
 from stream.frame import Image
-from tools import clips as tool
 
 FILM = Fraction(24000, 1001)
 COUNT = 9
@@ -240,6 +237,9 @@ def test_sound_is_kept_as_long_as_the_clip_is(backend: Drawn, tmp_path: Path, na
 
 
 def test_a_video_keeps_its_pace_at_another_rate(tmp_path: Path) -> None:
+    from stream.clips.beginning import pictures as pictures_of
+    from stream.clips.beginning import rate_of
+
     video(tmp_path / "in.mkv", 20)  # 25 a second
     shown = {"25": range(12), "25/2": range(0, 20, 2), "50": [0, 0, 1, 1, 2], "10": [0, 2, 5, 7, 10, 12, 15, 17]}
     for fps, expected in ((Fraction(k), v) for k, v in shown.items()):
@@ -417,6 +417,8 @@ def test_a_clip_that_lost_its_manifest_is_known_by_the_one_beside_it(backend: Dr
 
 @pytest.mark.parametrize("name", ["sheet.jpg", "sheet.gif"])
 def test_clips_are_shown_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from tools import clips as tool  # heavy: the processes above have no use for it
+
     for clip, count in (("a.mp4", 9), ("b.mp4", 6)):
         written(tmp_path / clip, (drawing(i) for i in range(count)), rate=Fraction(10), size=(96, 64))
     words = [str(tmp_path / name), f"one={tmp_path / 'a.mp4'}", f"two={tmp_path / 'b.mp4'}"]
