@@ -191,6 +191,24 @@ def test_a_backend_that_is_not_ready_stops_before_anything_is_made(monkeypatch: 
     assert "pip install paint" in clip("--frames", 3, "--dry-run").stdout
 
 
+def test_the_built_in_model_makes_a_clip_out_of_two_motions() -> None:
+    words = ["clip", "--prompt", "watercolor painting", "--motion", "pan", "--motion", "zoom", "-o", "out.mp4"]
+    small = ["--frames", "8", "--window", "4", "--overlap", "1", "--size", "64x64", "--steps", "2"]
+    result = CliRunner().invoke(livebrush.app, [*words, *small, "--option", "engine=torch"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("out.mp4: 8 frames, 64x64, 8 fps, in ")
+    assert "denoise (step 1 of 2" in result.stderr
+    made = load(Path("out.mp4"))
+    assert [(s.motion, s.start, s.end, s.fade) for s in made.timeline.segments] == [("pan", 0, 4, 2), ("zoom", 4, 8, 0)]
+    assert {p.name for p in Path.cwd().iterdir()} == {"out.mp4", "out.mp4.json"}
+
+
+def test_motions_that_ship_are_listed() -> None:
+    said = CliRunner().invoke(livebrush.app, ["clip", "motions"]).stdout
+    for name in ("pan", "zoom", "drift"):
+        assert re.search(rf"^{name} .* Apache-2.0", said, re.MULTILINE)
+
+
 # ------------------------------------------------------------------------------------------------- planning
 
 
