@@ -65,7 +65,7 @@ class Served(Backend):
     def plan(self, timeline: Timeline) -> Plan:
         job = self.ask(timeline)
         told = f"{_seconds(job)} s at {job.width}x{job.height} are asked of {_address(timeline)}; {NOTE}"
-        return job.plan(0, told, "the seed is not sent: the server chooses one", steps=0)
+        return job.plan(0, told, "the seed is not sent: the server chooses one")
 
     def key(self, timeline: Timeline) -> Hashable:
         return self.facts.name, _address(timeline), timeline.model
