@@ -237,6 +237,16 @@ def test_a_runner_says_how_each_ended(queue: Queue, tmp_path: Path, caplog: pyte
     assert "by zero" in caplog.text
 
 
+def test_a_job_of_another_release_fails_and_the_others_go_on(queue: Queue, tmp_path: Path) -> None:
+    old, new = queue.add([order(), order()])
+    with sqlite3.connect(queue.folder / "queue.sqlite") as db:
+        db.execute("UPDATE jobs SET timeline = '{\"gone\": 1}' WHERE id = ?", (old.id,))
+    db.close()
+    assert Runner(queue, Counting(tmp_path)).run(until_empty=True) == Tally(done=1, failed=1)
+    assert "another release" in queue.find(old.id).error
+    assert counted(tmp_path) == {new.id: 1}
+
+
 def test_a_cancelled_job_ends_between_two_steps_and_the_next_one_goes_on(queue: Queue, tmp_path: Path) -> None:
     slow, after = queue.add([order("slow 0.05"), order()])
     seen: list[bool] = []

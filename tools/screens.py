@@ -93,16 +93,24 @@ def phone(browser: Browser, server: Observed, folder: Path) -> None:
         taken(tab, folder / "page-phone.jpg")
 
 
-def clips(browser: Browser, server: Observed, folder: Path) -> None:
-    """The page of clips while one is made, and after, on a phone."""
+def clips(browser: Browser, server: Observed, folder: Path, place: Path) -> None:
+    """The page of clips while a photo is made into one, and after, on a phone."""
+    picture = place / "astronaut.png"
+    cv2.imwrite(str(picture), square(photo("astronaut"), SIDE)[..., ::-1])
     with page(browser, f"{server.url}/clips", **DESKTOP) as tab:
         tab.until("window.clips && document.querySelector('#plan').textContent", 120)
-        rendered(tab, "watercolor painting", "blueprint drawing")
-        rendered(tab, "oil painting", "neon glow")
+        tab.page.set_input_files("[data-name=input] input", picture)
+        tab.page.fill("[data-name=frames] input", "32")
+        tab.page.keyboard.press("Tab")
+        tab.page.click("#add-key")
+        rendered(tab, OTHER, "blueprint")
         tab.page.fill("#prompt", PROMPT)
+        tab.page.fill("[data-name^=keys] input", "pop art")
         tab.page.click("#render")
-        tab.until("clips.jobs.videos.some(v => v.preview && v.progress > 50)", 1800)
+        tab.until("clips.jobs.videos.some(v => v.preview && v.progress > 60)", 1800)
         tab.until("document.querySelector('#preview').naturalWidth > 0")
+        tab.page.evaluate("() => document.querySelector('.scroll').scrollTo(0, 0)")
+        tab.wait(0.3)
         taken(tab, folder / "clips-page.jpg")
         tab.until("clips.jobs.videos.every(v => v.status === 'completed')", 1800)
     with page(browser, f"{server.url}/clips", **PHONE) as tab:
@@ -120,8 +128,6 @@ def rendered(tab: Tab, prompt: str, key: str) -> None:
     made = "clips.jobs.videos.filter(v => v.status === 'completed').length"
     before = tab.page.evaluate(f"() => {made}")
     tab.page.fill("#prompt", prompt)
-    if before == 0:
-        tab.page.click("#add-key")
     tab.page.fill("[data-name^=keys] input", key)
     tab.page.click("#render")
     tab.until(f"{made} > {before}", 1800)
@@ -133,7 +139,7 @@ def main(what: str = "live", folder: Path = IMAGES) -> None:
         film, queue = Path(place) / "person.y4m", Path(place) / "clips"
         with observed(model="builtin", clips=str(queue)) as server, chromium(started, person(film)) as browser:
             if what == "clips":
-                clips(browser, server, folder)
+                clips(browser, server, folder, Path(place))
                 return
             desktop(browser, server, folder)
             phone(browser, server, folder)

@@ -112,6 +112,7 @@ class Job:
     pid: int | None
     tries: int
     folder: Path  # its own: uploads, what resuming needs, preview.jpg, thumbnail.jpg
+    unread: str = ""  # why its timeline is not the one that was asked for
 
     @property
     def over(self) -> bool:
@@ -351,11 +352,11 @@ class Queue:
         return name, batch, order.timeline.model_dump_json(), str(place), str(output), order.overwrite, now
 
     def _job(self, row: sqlite3.Row) -> Job:
+        unread = ""
         try:
             timeline = Timeline.model_validate_json(row["timeline"])
-        except ValidationError as error:
-            where = f"job {row['id']} was written by another release ({error.error_count()} fields differ)"
-            raise ClipError(f"{where}: remove {self.folder / 'queue.sqlite'}") from None
+        except ValidationError:
+            timeline, unread = Timeline(), "another release wrote this job's timeline: ask for the clip anew"
         same = ("number", "id", "batch", "state", "created", "started", "ended", "stage", "done", "total", "error",
                 "sha256", "seconds", "pid", "tries")  # fmt: skip
         return Job(
@@ -364,6 +365,7 @@ class Queue:
             output=Path(row["output"]),
             overwrite=bool(row["overwrite"]),
             folder=self.room(row["id"]),
+            unread=unread,
             **{name: row[name] for name in same},
         )
 

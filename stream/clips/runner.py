@@ -139,6 +139,8 @@ class Runner:
         watch = Told(self._queue, job, self._stop, self._hear, self._clock)
         try:
             watch.tell("starting", 0, 1)
+            if job.unread:
+                raise ClipError(job.unread)
             self._held = key(job)
             made = self._maker.make(job, watch)
         except Stopped:
