@@ -8,14 +8,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stream.clips import travel
 from stream.clips.modules import built_in, find
 from stream.clips.timeline import Camera, Segment, Timeline
-from tools.builtin import moving
+from stream.config import spec
+from stream.weights import read_pipeline
+from tools.builtin import motion, moving
 from tools.builtin.moving import Clip, Studio
 from tools.builtin.pictures import photo, square
+from tools.builtin.training import NAMES
 
 SIDE, FRAMES, SEED = 128, 12, 77
 Render = Callable[..., Clip]
@@ -25,10 +29,10 @@ Render = Callable[..., Clip]
 def render() -> Render:
     studio, seen = Studio(), {}
 
-    def rendered(motion: str, prompt: str = "watercolor painting", effect: float = 1.0, **more: object) -> Clip:
-        key = (motion, prompt, effect, *sorted(more.items()))
+    def rendered(name: str, prompt: str = "watercolor painting", effect: float = 1.0, **more: object) -> Clip:
+        key = (name, prompt, effect, *sorted(more.items()))
         if key not in seen:
-            segments = [Segment(motion=name, effect=effect) for name in motion.split()]
+            segments = [Segment(motion=part, effect=effect) for part in name.split()]
             wanted = {"frames": FRAMES, "width": SIDE, "height": SIDE, "seed": SEED, "options": {"engine": "torch"}}
             fewer = {} if "input" in more else {"steps": 4}
             seen[key] = studio(**wanted | fewer | {"prompt": prompt, "segments": segments} | more)
@@ -116,11 +120,11 @@ def test_a_chain_turns_over_within_the_cross_fade(render: Render) -> None:
 STEADIED = [("pan", "watercolor painting"), ("zoom", "watercolor painting"), ("drift", "neon lights")]
 
 
-@pytest.mark.parametrize(("motion", "prompt"), STEADIED)
-def test_a_module_makes_clips_from_noise_steadier(render: Render, motion: str, prompt: str) -> None:
+@pytest.mark.parametrize(("name", "prompt"), STEADIED)
+def test_a_module_makes_clips_from_noise_steadier(render: Render, name: str, prompt: str) -> None:
     """Same noise, same camera, same everything."""
-    alone, steadied = (render(motion, prompt, effect) for effect in (0.0, 1.0))
-    assert moving.compensated(steadied, camera(motion)) < 0.95 * moving.compensated(alone, camera(motion))
+    alone, steadied = (render(name, prompt, effect) for effect in (0.0, 1.0))
+    assert moving.compensated(steadied, camera(name)) < 0.95 * moving.compensated(alone, camera(name))
     assert steadied.std() > 0.6 * alone.std()  # not by painting nothing
 
 
@@ -140,3 +144,41 @@ def test_a_video_flickers_less_than_frame_by_frame(
         single = render("drift", prompt, 0.0, input=video, noise=noise)
         assert moving.warp_error(clip, moves) < share * moving.warp_error(single, moves), noise
     assert clip.std() > 0.9 * single.std()
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("kind", ["pan", "zoom", "drift"])
+def test_training_knows_where_everything_went(kind: str) -> None:
+    way = motion.Way.of(kind, 6, np.random.default_rng(3))
+    picture = cv2.GaussianBlur(np.random.default_rng(4).normal(0, 1, (96, 96)).astype(np.float32), None, 3)
+    inset = np.eye(3)
+    inset[:2, 2] = -32
+    ways = [(m @ inset)[:2] for m in way.matrices(motion.SIDE)]
+    seen = [cv2.warpAffine(picture, m, (motion.SIDE, motion.SIDE), flags=cv2.INTER_LINEAR) for m in ways]
+    frames = torch.from_numpy(np.stack(seen))[:, None]
+    for step in (1, -1, 3):
+        brought, known = way.brought(frames, step)
+        assert known.mean() > 0.2
+        assert ((brought - frames) * known).square().sum() < 0.1 * (frames * known).square().sum()
+        assert known.flatten(1).amax(1).sum() == 6 - abs(step)
+    assert way.unsteadiness(frames) < 0.1 * way.unsteadiness(frames[torch.randperm(6)] * torch.randn(6, 1, 1, 1))
+
+
+def test_training_resumes_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    pipeline = read_pipeline(spec("builtin"))
+    table = np.random.default_rng(0).integers(0, 255, (2, len(NAMES), 256, 256, 3)).astype(np.uint8)
+    recipe = motion.MotionRecipe(steady_steps=2, kind_steps=1)
+    made = motion.train_modules(tmp_path, pipeline, table, recipe)
+    fresh = read_pipeline(spec("builtin")).unet.state_dict()
+    assert all(torch.equal(v, fresh[k]) for k, v in pipeline.unet.state_dict().items())
+    learnt = [m.down_blocks[0].motion_modules[0].proj_out.weight for m in made.values()]
+    assert all(w.abs().max() > 0 for w in learnt)
+    again = motion.train_modules(tmp_path, pipeline, np.zeros(0), recipe)  # all is done: nothing is looked at
+    assert all(torch.equal(w, again[k].down_blocks[0].motion_modules[0].proj_out.weight)
+               for k, w in zip(made, learnt, strict=True))  # fmt: skip
+    motion.save_modules(tmp_path / "out", made)
+    found = find(str(tmp_path / "out" / "zoom"))
+    assert (found.facts.camera, found.frames) == (Camera(zoom=1.02), 32)
+    assert found.load().dtype == torch.float32

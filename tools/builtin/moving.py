@@ -194,7 +194,7 @@ def write(folder: Path, model: str, tell: Told) -> None:
     (folder / "README.md").write_text(card(folder, kinds, figures))
 
 
-def animate(bench: Bench, motion: str, file: Path, side: int = 144) -> None:
+def animate(bench: Bench, motion: str, file: Path, side: int = 160) -> None:
     """Left from noise, right from the photo."""
     small: dict[str, object] = {"width": side, "height": side}
     clips = [bench.clip(motion, "watercolor", **small), bench.clip(motion, "neon", input=str(bench.still), **small)]
