@@ -93,6 +93,17 @@ def test_a_clip_is_rendered_again_from_itself() -> None:
     assert load(three).timeline.changed(seed=3) == load(one).timeline
 
 
+def test_a_clip_is_rendered_again_with_something_else() -> None:
+    written("base.toml", 'backend = "drawn"\nframes = 6\nprompt = "a"\n[[segments]]\n[[segments]]\nprompt = "own"\n')
+    clip("base.toml", "-o", "one.mp4")
+    clip("--from", "one.mp4", "--prompt", "b", "--frames", 10, "-o", "two.mp4")
+    made = load(Path("two.mp4")).timeline
+    assert [(s.prompt, s.start, s.end) for s in made.segments] == [("b", 0, 5), ("own", 5, 10)]
+    clip("--from", "two.mp4", "--key", "0:x", "--key", "9:y", "-o", "three.mp4")
+    first, second = load(Path("three.mp4")).timeline.segments
+    assert ([k.prompt for k in first.keys], second.prompt) == (["x", "y"], "own")
+
+
 def test_a_clip_that_is_there_is_not_made_again_unless_it_should_be(backend: Drawn) -> None:
     clip("--frames", 4, "-o", "out.mp4")
     assert "is there already" in clip("--frames", 4, "-o", "out.mp4").stdout

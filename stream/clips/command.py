@@ -128,12 +128,23 @@ def _base(path: Path | None, again: Path | None, asked: Flags) -> tuple[Table, S
     if again is not None:
         from stream.clips import manifest
 
-        made = manifest.read(again, {str(name) for name in asked.table})
-        return made.model_dump(mode="json"), Script(str(again), "", asked.said)
+        made = manifest.read(again, {str(name) for name in asked.table}).model_dump(mode="json")
+        return loosened(made, "frames" in asked.table), Script(str(again), "", asked.said)
     if path is None:
         return {}, Script("", "", asked.said)
     table, text = read(path)
     return table, Script(str(path), text, asked.said)
+
+
+def loosened(table: Table, anew: bool) -> Table:
+    """A resolved timeline whose segments take their prompts from it again; `anew`: they share its frames again, too."""
+    segments = []
+    for segment in table["segments"]:
+        given = (segment["prompt"], segment["keys"])
+        same = given in ((table["prompt"], []), (None, table["keys"]))
+        without = ({"prompt", "keys"} if same else set()) | ({"start", "end", "fade"} if anew else set())
+        segments.append({name: value for name, value in segment.items() if name not in without})
+    return table | {"segments": segments}
 
 
 def _orders(base: Table, script: Script, asked: Flags, output: Path | None, batch: Path | None, seeds: str | None,
