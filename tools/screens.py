@@ -107,7 +107,7 @@ def clips(browser: Browser, server: Observed, folder: Path, place: Path) -> None
         tab.page.fill("#prompt", PROMPT)
         tab.page.fill("[data-name^=keys] input", "pop art")
         tab.page.click("#render")
-        tab.until("clips.jobs.videos.some(v => v.preview && v.progress > 60)", 1800)
+        tab.until("clips.jobs.videos.some(v => v.preview && v.progress > 50)", 1800)
         tab.until("document.querySelector('#preview').naturalWidth > 0")
         tab.page.evaluate("() => document.querySelector('.scroll').scrollTo(0, 0)")
         tab.wait(0.3)

@@ -177,7 +177,7 @@ class Clips:
             total=job.total,
             took_s=job.seconds,
             format=job.output.suffix.lstrip(".") or "png",
-            preview=stamp(job.preview, f"/v1/videos/{job.id}/preview"),
+            preview=stamp(job.preview, f"/v1/videos/{job.id}/preview") if job.state == "running" else None,
             timeline=self.timeline(job),
         )
 
