@@ -230,6 +230,20 @@ def test_free_init_of_one_window_is_diffusers_own(networks: Any, text: Any, tmp_
     assert sum(net.count for net in chain.nets.values()) == chain.calls == 6
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "lcm"])
+def test_noise_that_is_held_is_added_again(networks: Any, text: Any, tmp_path: Path, sampler: str) -> None:
+    """By LCM at every step, and by FreeInit: with the same noise in all frames they stay alike."""
+    still = torch.randn((1, 4, 1, 8, 8), generator=torch.Generator().manual_seed(1)).expand(-1, -1, 8, -1, -1)
+    spread = {}
+    for held in (False, True):
+        chain = chained(networks, text, 8, sampler=sampler, rounds=2, held=held)
+        generator = torch.Generator().manual_seed(2)
+        with Store(tmp_path / str(held), "key", 8, SHAPE, chain.slabs) as store:
+            state = chain.begin(store, "key", generator, [(still, None)])
+            spread[held] = chain.run(store, state, Watch()).read(range(8)).std(2).mean()
+    assert spread[True] < 0.7 * spread[False]
+
+
 # ------------------------------------------------------------------------------------- cancelled, killed, resumed
 
 

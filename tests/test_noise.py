@@ -153,6 +153,12 @@ def test_a_loop_closes() -> None:
     assert noise.var().item() == pytest.approx(1, abs=0.03)
 
 
+def test_a_loop_whose_camera_comes_back_by_itself_is_as_loud_at_its_end() -> None:
+    there_and_back = [Camera(x=1 / 48)] * 12 + [Camera(x=-1 / 48)] * 12
+    made = list(slices("warped", (1, 4, 24, 48, 48), 3, 8, 4, lambda f: there_and_back[f], loop=True))
+    assert torch.cat(made, 2)[0].transpose(0, 1).var((1, 2, 3)).tolist() == pytest.approx([1.0] * 24, abs=0.08)
+
+
 def test_cameras() -> None:
     assert camera_matrix(Camera(x=0.1, y=0.2), 20, 40)[:2, 2] == pytest.approx([4, 8])
     turned = camera_matrix(Camera(rotate=90 / 2), 21, 41) @ [30, 10, 1]

@@ -145,7 +145,7 @@ class AnimateRenderer:
         return Chain(
             made.layout, self._networks(made, guide, watch), Sampler(scheduler, made.steps, made.strength),
             lambda window: texts(made.timeline, window, lambda p: self._prompter(p, made.width, made.height)),
-            negative, made.guidance, made.timeline.free_init + 1, made.sampler == "lcm" and made.noise in HELD,
+            negative, made.guidance, made.timeline.free_init + 1, made.noise in HELD,
             self._preview,
         )  # fmt: skip
 

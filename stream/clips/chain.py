@@ -85,7 +85,7 @@ class Chain(Generic[M]):
     negative: Text | None
     guidance: Callable[[int], float]
     rounds: int = 1
-    held: bool = False  # LCM adds the clip's own noise again, so that it goes on moving with the clip
+    held: bool = False  # LCM and FreeInit add the clip's own noise again, so that it goes on moving with the clip
     preview: Callable[[Tensor], Image] | None = None
 
     @property
@@ -188,10 +188,10 @@ class Chain(Generic[M]):
 
     def _again(self, store: Store, done: int, generator: torch.Generator) -> None:
         """FreeInit (arXiv 2312.07537): the finished clip made noise again, what is slow and coarse in it kept, the rest
-        fresh. Filtered in windows, which are fused as predictions are."""
+        fresh, or the clip's own where that is held. Filtered in windows, which are fused as predictions are."""
         latents, noise, after = store.slab("latents", done), store.slab("noise"), store.slab("latents", done + 1)
-        fresh = store.slab("fresh", done)
-        for block in self.layout.blocks:
+        fresh = noise if self.held else store.slab("fresh", done)
+        for block in self.layout.blocks if not self.held else ():
             fresh.write(block, torch.randn(noise.read(block).shape, generator=generator))
         laid = self.layout.windows(0)
         fused = _Fused(laid, self.layout.blocks)

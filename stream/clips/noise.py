@@ -42,7 +42,7 @@ def slices(kind: NoiseKind, shape: Shape, seed: int, window: int, overlap: int, 
     frames = shape[2]
     if kind == "warped":
         assert field is not None, "warped noise needs a field"
-        moved = warped(shape, seed, field, 2 * overlap if loop else 0, flows)
+        moved = warped(shape, seed, field, window if loop else 0, flows)
         for start in range(0, frames, window):
             yield torch.stack(list(islice(moved, min(window, frames - start))), 1)[None]
         return
@@ -100,7 +100,7 @@ def _freenoise(shape: Shape, generator: torch.Generator, window: int, overlap: i
 def warped(shape: Shape, seed: int, field: Field, joint: int = 0, flows: bool = False) -> Iterator[Tensor]:
     """Frames `(channels, h, w)` of a moving canvas. Without a joint each frame but 0 is asked of `field` once, in
     order. With a `joint` of so many frames (less than the clip has) the last ones turn into those that lead to the
-    first, so that the clip closes; sums of squares of shares stay 1."""
+    first, so that the clip closes; its variance stays 1."""
     _, channels, frames, height, width = shape
     joint = min(joint, frames // 2)
     canvas: Any = (FlowCanvas if flows else CameraCanvas)(channels, height, width, seed)
@@ -112,8 +112,15 @@ def warped(shape: Shape, seed: int, field: Field, joint: int = 0, flows: bool = 
         place = f - (frames - joint)
         if place >= 0:
             angle = math.pi / 2 * (place + 1) / (joint + 1)
-            frame = math.cos(angle) * frame + math.sin(angle) * lead[place]
+            frame = _between(frame, lead[place], angle)
         yield frame
+
+
+def _between(a: Tensor, b: Tensor, angle: float) -> Tensor:
+    """From noise `a` to noise `b` on the circle, of variance 1 also where they are alike (the camera has come back)."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    alike = float((a * b).mean())
+    return (cos * a + sin * b) / math.sqrt(1 + 2 * cos * sin * alike)
 
 
 class CameraCanvas:
