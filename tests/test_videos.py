@@ -258,6 +258,7 @@ def test_facts_and_plan(server: Served) -> None:
     asked = {"timeline": {"frames": 20, "input": "upload", "segments": [{"motion": "pan"}, {"motion": "zoom"}]}}
     plan = server.http.post("/api/clips/plan", json=asked).json()
     assert (plan["frames"], plan["unet_calls"], plan["width"]) == (20, 4, 64)
+    assert "without the input" in plan["notes"][0]
     assert [(s["start"], s["end"]) for s in plan["timeline"]["segments"]] == [(0, 10), (10, 20)]
 
 
