@@ -140,7 +140,7 @@ def test_a_video_flickers_less_than_frame_by_frame(
     video = str(moving.as_folder(shown, tmp_path / "video"))
     moves = moving.back(shown)
     clip = render("drift", prompt, input=video)
-    for noise, share in (("constant", held), ("fresh", 0.5)):  # a live stream's is constant
+    for noise, share in (("constant", held), ("fresh", 0.6)):  # a live stream's is constant
         single = render("drift", prompt, 0.0, input=video, noise=noise)
         assert moving.warp_error(clip, moves) < share * moving.warp_error(single, moves), noise
     assert clip.std() > 0.9 * single.std()

@@ -1,19 +1,17 @@
 """The bench of clips: calls of the network as the plan says, how fast they are, and how much a repainted clip flickers.
 
-The flicker is the warp error: each picture is moved onto the next one by the optical flow of the input, and what then
-differs, in grey levels, has changed without anything moving. Frame by frame stands for what a live stream does: every
-picture painted for itself, from noise that is held, or drawn anew.
+The flicker is the warp error of `tools.flicker`. Frame by frame stands for what a live stream does: every picture
+painted for itself, from noise that is held, or drawn anew.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL.Image
 
@@ -24,6 +22,7 @@ from stream.clips.timeline import Timeline
 from stream.config import ModelSpec
 from stream.frame import Image
 from stream.sources.testcard import CardSource
+from tools.flicker import flicker as measured
 
 FRAMES, REPAINTED = 64, 32
 PROMPT = "watercolor painting"
@@ -90,19 +89,4 @@ def flicker(renderer: Any, plain: dict[str, Any], count: int) -> dict[str, float
         asked = {name: Timeline.model_validate(plain | {"frames": count, "input": folder} | way)
                  for name, way in ways.items()}  # fmt: skip
         made = {name: rendered(renderer, one)["frames"] for name, one in asked.items()}
-    return {"input": warp_error(shown, shown)} | {name: warp_error(list(m), shown) for name, m in made.items()}
-
-
-def warp_error(frames: Sequence[Image], source: Sequence[Image]) -> float:
-    """Mean grey levels that pictures differ by, once moved onto the next one by the flow of the source."""
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    height, width = source[0].shape[:2]
-    place = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
-    errors = []
-    for k in range(1, len(frames)):
-        now, before = (cv2.cvtColor(source[i], cv2.COLOR_RGB2GRAY) for i in (k, k - 1))
-        back = place + finder.calc(now, before, None)
-        moved = cv2.remap(frames[k - 1], back[..., 0], back[..., 1], cv2.INTER_LINEAR)
-        inside = ((back >= 0) & (back <= (width - 1, height - 1))).all(-1)
-        errors.append(np.abs(moved.astype(int) - frames[k])[inside].mean())
-    return round(float(np.mean(errors)), 2)
+    return {name: round(measured(shown, m).warp, 2) for name, m in ({"input": shown} | made).items()}

@@ -202,12 +202,15 @@ def check_output(timeline: Timeline, plan: Plan, output: Path) -> None:
 
 def _absent(orders: list[Order], overwrite: bool) -> list[Order]:
     """Those that are still to be made. SinkError where a file is in the way that was not made of this timeline."""
-    from stream.clips.work import made_of
+    from stream.clips.work import begun, made_of
     from stream.sinks import Place
 
     left = []
     for order in orders:
         assert order.output is not None
+        if begun(order.timeline, order.output):  # may be whole, and lack its manifest: `make` knows
+            left.append(order)
+            continue
         if not overwrite and made_of(order.timeline, order.output):
             typer.echo(f"{order.output}: is there already, made of this timeline (--overwrite makes it again)")
             continue

@@ -24,7 +24,7 @@ STILL = Camera()
 STEPS, GUIDANCE, STRENGTH = 25, 7.5, 0.6
 PLAIN = MotionFacts(sampler="ddim", steps=STEPS, guidance_scale=GUIDANCE)
 OWN = MotionFacts(  # the built-in model's without a motion module, as with one
-    sampler="ddim", spacing="trailing", steps=8, guidance_scale=1.0, strength=0.25
+    sampler="ddim", spacing="trailing", steps=8, guidance_scale=1.0, strength=0.2
 )  # fmt: skip
 
 

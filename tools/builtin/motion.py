@@ -270,7 +270,7 @@ def train_modules(folder: Path, pipeline: Any, table: np.ndarray, recipe: Motion
 # ---------------------------------------------------------------------------------------------------- files
 
 FACTS = {"version": "builtin", "licence": "Apache-2.0", "sampler": "ddim", "spacing": "trailing", "steps": 8,
-         "guidance_scale": 1.0, "strength": 0.25}  # fmt: skip
+         "guidance_scale": 1.0, "strength": 0.2}  # fmt: skip
 SHIPPED: dict[str, tuple[str, Camera]] = {
     "pan": ("What is seen moves to the right.", Camera(x=0.012)),
     "zoom": ("What is seen grows out of the middle.", Camera(zoom=1.02)),
