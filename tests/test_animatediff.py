@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,16 @@ def test_one_window_is_diffusers_own_bit_for_bit(
     assert torch.equal(latents(tmp_path), theirs)
     assert frames.shape == (8, 64, 64, 3)
     assert watch.calls == 3 == BACKEND.plan(asked).unet_calls
+
+
+def test_motions_of_clips_that_are_over_are_let_go(models: Any, renderer: Any, tmp_path: Path) -> None:
+    kept = []
+    for k, scale in enumerate((1.0, 0.5, 0.7)):
+        segments = [{"motion": models["a"], "scale": scale}, {"motion": models["middle"]}]
+        painted(renderer, timeline(models, segments=segments, steps=1), tmp_path / str(k))
+        kept += [weakref.ref(net) for net in renderer._nets._units.values()]
+    gc.collect()
+    assert sum(net() is not None for net in kept) == 4  # `middle` three times over, and the last `a`
 
 
 def test_a_chain_takes_the_calls_that_its_plan_says(models: Any, renderer: Any, tmp_path: Path) -> None:

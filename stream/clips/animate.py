@@ -151,6 +151,7 @@ class AnimateRenderer:
 
     def _networks(self, made: Recipe, guide: Guide | None, watch: Watch) -> Mapping[Motion, Any]:
         """The networks that the clip runs, built where they are not yet there."""
+        self._nets.keep(made.motions)
         if guide is not None:
             return {motion: self._nets.guided(motion, guide) for motion in dict.fromkeys(made.motions)}
         size = (made.height // self._parts.factor, made.width // self._parts.factor)

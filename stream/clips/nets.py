@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ class Nets:
     cache: Path | None = None
     _units: dict[Motion, nn.Module] = field(default_factory=dict)
     _engines: dict[tuple[Motion, int], Engine] = field(default_factory=dict)
+
+    def keep(self, motions: Collection[Motion]) -> None:
+        """Lets go of all others: one after another, a queue may ask for many."""
+        for key in [k for k in self._engines if k[0] not in motions]:
+            del self._engines[key]
+        for motion in [m for m in self._units if m not in motions]:
+            del self._units[motion]
 
     def unit(self, motion: Motion) -> nn.Module:
         """The network itself, in torch; it shares every 2-D weight with the others."""
