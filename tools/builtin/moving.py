@@ -160,7 +160,7 @@ class Bench:
         """Warp error along the video's own flow, with the module, and frame by frame: from noise that stands still, as
         a live stream's, and from fresh noise."""
         ways: dict[str, dict[str, object]] = {
-            "with": {}, "frame by frame": {"effect": 0.0},
+            "with": {}, "frame by frame": {"effect": 0.0, "noise": "constant"},
             "frame by frame, fresh noise": {"effect": 0.0, "noise": "fresh"},
         }  # fmt: skip
         moves = back(self.shown)
