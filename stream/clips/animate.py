@@ -29,6 +29,7 @@ from stream.clips.chain import Chain
 from stream.clips.control import Guide
 from stream.clips.families import preview
 from stream.clips.latents import Shape, Slab, State, Store
+from stream.clips.manifest import digest
 from stream.clips.nets import Nets
 from stream.clips.recipe import Motion, Recipe, recipe
 from stream.clips.sampler import Sampler, scheduler_of
@@ -112,7 +113,7 @@ class AnimateRenderer:
     def models(self) -> Mapping[str, str]:
         """sha256 of what is loaded: the model's 2-D network and each motion module."""
         return {self._parts.spec.model: self._digest} | {
-            name: file_digest(module.weights) for name, module in self._nets.modules.items()
+            name: digest(module.weights) for name, module in self._nets.modules.items()
         }
 
     def close(self) -> None:
@@ -286,16 +287,11 @@ def colours(parts: Parts) -> Tensor:
 
 def weights_digest(module: torch.nn.Module) -> str:
     """sha256 over a network's weights, by name."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found.update(name.encode())
+        found.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
 
 
 def renderer(timeline: Timeline, tell: Callable[[str], Any]) -> AnimateRenderer:

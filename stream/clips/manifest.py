@@ -27,7 +27,6 @@ from stream.sinks import publish, remove, told, unfinished
 from stream.sources import PICTURES, kind_of
 
 FORMAT = 1
-PIECE = 2**20
 FILES = ("input", "image", "audio", "upscaler")  # fields whose files decide the pictures: their contents are kept
 WEIGHTS = ("model", "source", "motion")  # fields with a name, a hub id or a path: `Renderer.models` knows the contents
 BESIDE = ("places", "platform", "seconds", "timings", "sha256")  # not inside the file
@@ -85,11 +84,8 @@ def digest(path: Path) -> str:
     if path.is_dir():
         pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
         return hashlib.sha256("".join(f"{p.name} {digest(p)}\n" for p in pictures).encode()).hexdigest()
-    found = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------- its files

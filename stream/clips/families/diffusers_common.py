@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from stream.clips.backend import Backend, Facts, FrameRule, Mode, Plan, Rendered, Renderer, Sound, Watch
 from stream.clips.families import ready
 from stream.clips.families.asked import Job, ask, mode_of, source_of
+from stream.clips.manifest import digest
 from stream.clips.timeline import Timeline
 from stream.config import Lora
 from stream.errors import ClipError
@@ -305,5 +305,4 @@ def _sha256(file: Path) -> str:
     name = file.resolve().name
     if len(name) == 64 and not set(name) - set("0123456789abcdef"):
         return name
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return digest(file)
