@@ -28,7 +28,7 @@ PICTURE_LIMIT = 4 * 1024 * 1024  # bytes of a picture on the WebSocket
 PICTURE = struct.Struct("<IId")  # sequence number, 0, capture time in ms of the page's wall clock
 
 State = Literal["painting", "starting", "restarting", "failed", "stopping"]
-SourceName = Literal["page", "server"]
+SourceName = str  # page, whip, server (the one that it was started with), or a source of this machine by its name
 Changes = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema() | {"title": "Changes"})]
 Values = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema())]
 Strength = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST, description="0: nothing of it is in the weights.")]

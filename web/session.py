@@ -125,8 +125,11 @@ def near(settings: Settings, multiple: int) -> Settings:
 class Session:
     """One page's picture. Made by `Sessions.admit`, which owns it; the `Listener` of its stream."""
 
-    def __init__(self, world: World, settings: Settings, source: SourceName) -> None:
+    def __init__(self, world: World, settings: Settings, source: SourceName, name: str | None = None) -> None:
+        """`name`: it stands, under a name that everybody may know, whoever comes and goes; else it is of one page, and
+        its id is the page's secret."""
         self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
+        self.name = name
         self.page: Page | None = None
         self.viewers: dict[str, Page] = {}
         self.last_input = world.clock()
@@ -144,6 +147,7 @@ class Session:
         self._failed_at: float | None = None  # when what is noticed happened, where it is of one frame only
         self._told: tuple[State, str] | None = None
         self._told_loras: Loras | None = None
+        self._told_settings = settings  # to every page
 
     # ------------------------------------------------------------------------------------------- facts
 
@@ -219,18 +223,24 @@ class Session:
     def attach(self, page: Page) -> None:
         """The session begins: `page` is its own."""
         self.page = page
+        self.begin()
+
+    def begin(self) -> None:
+        """Frames are painted from now on."""
         self._stream = self._world.supervisor.open(self.settings, self)
         self._undo += [self._stream.close, self._world.supervisor.watch(self._worker_changed)]
         if self.source == "server" and self._world.pump is not None:
             self._undo.append(self._world.pump.subscribe(self.shape, self.receive, self.notice))
 
-    async def view(self, sdp: str) -> tuple[str, str]:
-        """Connects a page that only looks on: its id and the answer's SDP. OfferError where the offer is bad."""
+    async def view(self, sdp: str, *, may_change: bool = False) -> tuple[str, str]:
+        """Connects one more page, which only looks on unless it `may_change` settings: its id and the answer's SDP.
+        OfferError where the offer is bad."""
         if len(self.viewers) >= VIEWERS:
             raise RefusalError(
                 503, f"{VIEWERS} pages look on already: close one of them", headers={"Retry-After": "10"}
             )
-        name, channel = secrets.token_urlsafe(16), Channel(self, "webrtc", may_change=False, clock=self._world.clock)
+        name = secrets.token_urlsafe(16)
+        channel = Channel(self, "webrtc", may_change=may_change, clock=self._world.clock)
         link, answer = await self._world.answers(
             sdp, receive=None, pictures=self.pictures, control=channel, on_closed=lambda _reason: self._unview(name)
         )
@@ -302,9 +312,16 @@ class Session:
 
     # ------------------------------------------------------------------------------------------- the worker
 
-    def change(self, changes: Mapping[str, Any], tell: Tell) -> None:
-        """Asks for other settings; `tell` hears what came of it. SettingsError where they are wrong by themselves."""
-        self._wishes.ask(changes, tell)
+    def change(self, changes: Mapping[str, Any], tell: Tell, by: Channel | None = None) -> None:
+        """Asks for other settings; `tell` hears what came of it, and every page but the one that asks (`by`) what holds
+        then. SettingsError where they are wrong by themselves."""
+
+        def told(settings: Settings, error: str | None) -> None:
+            tell(settings, error)
+            if error is None and settings != self._told_settings:
+                self._tell_settings(settings, None, but=by)
+
+        self._wishes.ask(changes, told)
 
     def applied(self, settings: Settings, error: str | None) -> None:
         """The worker's answer to new settings."""
@@ -353,10 +370,11 @@ class Session:
 
     # ------------------------------------------------------------------------------------------- telling
 
-    def tell(self, message: ServerMessage) -> None:
-        """Tells every page."""
+    def tell(self, message: ServerMessage, but: Channel | None = None) -> None:
+        """Tells every page, `but` one."""
         for channel in tuple(self._channels):
-            channel.tell(message)
+            if channel is not but:
+                channel.tell(message)
 
     def tick(self) -> None:
         """Once a second: how it goes."""
@@ -372,8 +390,9 @@ class Session:
             if at := page.link.sent():
                 page.channel.tell(FramesTold(at=at))
 
-    def _tell_settings(self, settings: Settings, error: str | None) -> None:
-        self.tell(SettingsTold(settings=plain(settings), error=error))
+    def _tell_settings(self, settings: Settings, error: str | None, but: Channel | None = None) -> None:
+        self._told_settings = settings
+        self.tell(SettingsTold(settings=plain(settings), error=error), but)
 
     def _tell_state(self) -> None:
         now = self.state, self.remark

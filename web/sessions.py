@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from web.wishes import changed
 
 log = logging.getLogger("livebrush")
 NO_SOURCE = "the offer sends no video, and the server has no source: send a video track, or start it with --source"
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 FRAMES_S = 0.1  # between two messages "frames"
 STATS_TICKS = 10  # of them make a second
 
@@ -55,6 +57,7 @@ class Sessions:
     ) -> None:
         self.limit, self.pump = limit, pump
         self._by_id: dict[str, Session] = {}
+        self._by_name: dict[str, Session] = {}  # those that stand
         self._line = Line(clock)
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
@@ -97,9 +100,27 @@ class Sessions:
         self._by_id[session.id] = session
         return session
 
+    def stand(self, name: str, source: SourceName, changes: Mapping[str, Any] | None = None) -> Session:
+        """A session under a name that is not taken; it goes on without any page until it is closed."""
+        if not NAME.fullmatch(name):
+            raise RefusalError(422, f"name {name[:40]!r} is none: use up to 32 of a-z, 0-9, _ and -, a letter first")
+        if name in self._by_name:
+            raise RefusalError(409, f"session {name!r} is there already: use another name, or end that one")
+        if self._closed:
+            raise RefusalError(503, "the server stops: come back when it is there again", headers={"Retry-After": "5"})
+        session = Session(self._world, changed(self.defaults, changes or {}), source, name)
+        self._by_id[session.id] = self._by_name[name] = session
+        session.begin()
+        return session
+
+    @property
+    def standing(self) -> Mapping[str, Session]:
+        """The sessions that have a name, by it."""
+        return self._by_name
+
     def find(self, name: str) -> Session:
-        """The session of that id; RefusalError where there is none."""
-        session = self._by_id.get(name)
+        """The session of that id or name; RefusalError where there is none."""
+        session = self._by_id.get(name) or self._by_name.get(name)
         if session is None:
             raise RefusalError(404, f"session {name[:40]!r} is not here: it ended, or never was; begin a new one")
         return session
@@ -107,6 +128,8 @@ class Sessions:
     async def close(self, session: Session, reason: str) -> None:
         """Ends a session; its place is free at once."""
         self._by_id.pop(session.id, None)
+        if session.name is not None and self._by_name.get(session.name) is session:
+            del self._by_name[session.name]
         await session.close(reason)
         self._ended_one = True
 
