@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +24,7 @@ from stream.commandline import (
 )
 from stream.errors import SettingsError
 from stream.settings import Settings
+from web.command import Panels, serve
 
 if TYPE_CHECKING:
     from engines import Choice
@@ -66,14 +66,6 @@ def plain(name: str, value: Any) -> Any:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
         raise SettingsError(f"t_index {value[:80]!r} is no list of whole numbers: use e.g. 32,45") from None
-
-
-def loras_in(folder: Path) -> list[str]:
-    """The LoRAs in a folder, each at strength 0."""
-    found = sorted(str(path) for path in folder.expanduser().glob("*.safetensors"))
-    if not found:
-        raise SettingsError(f"lora folder {folder} has no .safetensors files: name the folder that they lie in")
-    return [f"{path}:0" for path in found]
 
 
 def wanted(model: str, vae: str | None, loras: list[str], settings: dict[str, Any], size: str | None) -> ModelSpec:
@@ -222,59 +214,7 @@ def finish(outcome: Outcome, facts: dict[str, Any], output: str, path: Path | No
         raise typer.Exit(INTERRUPTED)
 
 
-# ------------------------------------------------------------------------------------------------- serve
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Option(metavar="NAME|PATH", help="A preset (see livebrush models), a folder, a "
-                                       ".safetensors file, or a hub id.")] = "builtin",
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it listens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="NUMBER", help="Its port; 0 takes a free one.")] = 8000,
-    source: Annotated[str | None, typer.Option(metavar="INPUT", help="A source of this machine, offered on the page: "
-                                               "camera, camera:1, testcard, a video, a picture or a folder.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the painted picture (default: the "
-                                             "model's).")] = None,
-    loras: Annotated[list[str] | None, typer.Option("--lora", metavar="PATH:0.8", help="A LoRA and its strength, which "
-                                                    "the page can change; may be given again.")] = None,
-    lora_folder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="All LoRAs in it, at strength 0 until the "
-                                                     "page changes it.")] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="What runs the networks: auto, torch, openvino, tensorrt "
-                                        "or tensorrt-rtx.")] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", help="Where they run.")] = "auto",
-    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", help="The numbers they use.")] = "auto",
-    limit: Annotated[int, typer.Option(min=1, max=64, help="Sessions at once; whoever comes later waits.")] = 6,
-    offers: Annotated[int, typer.Option(min=1, help="Sessions and viewers that one address may begin in a "
-                                        "minute.")] = 10,
-    browser: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the page in a browser (default: where "
-                                                 "there is a display).", show_default=False)] = None,
-    clips: Annotated[bool, typer.Option("--clips/--no-clips", help="Make clips too: /clips and /v1/videos.")] = True,
-    allow: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A model, a back end or a motion module that "
-                                                    "may be asked for there, beside what is built in; may be given "
-                                                    "again.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on the network, to anybody.")] = False,
-) -> None:  # fmt: skip
-    """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
-    from engines import BACKENDS, PRECISIONS
-    from web import serve as server
-
-    one_of("engine", engine, BACKENDS)
-    one_of("precision", precision, PRECISIONS)
-    pixels = sides(size) if size else None
-    wanted_size = (pixels["width"], pixels["height"]) if pixels else None
-    known = [*(loras or []), *(loras_in(lora_folder) if lora_folder else [])]
-    config = server.Config(model, host, port, source, wanted_size, engine, device, precision, limit, offers, browser,
-                           insecure, loras=tuple(lora(text) for text in known), clips=clips,
-                           clips_allow=tuple(allow or []))  # fmt: skip
-    server.serve(config, typer.echo, told())
-
-
-def one_of(name: str, value: str, known: Iterable[str]) -> None:
-    """EngineError unless the value of an option is known; what is heavy says the rest."""
-    from engines import EngineError, either
-
-    if value not in ("auto", *known):
-        raise EngineError(f"{name} {value[:80]!r} is unknown: use {either('auto', *known)}")
+app.command(cls=Panels)(serve)
 
 
 # ------------------------------------------------------------------------------------------------- the others

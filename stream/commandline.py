@@ -133,3 +133,12 @@ def lora(text: str) -> Lora:
     except ValidationError as error:
         why = error.errors()[0]["msg"].lower()
         raise SettingsError(f"lora {text[:80]!r}: {why}: use e.g. style.safetensors:0.8") from None
+
+
+def check_engine(engine: str, precision: str) -> None:
+    """EngineError unless both are known by name; whether they work here is for what is heavy to say."""
+    from engines import BACKENDS, PRECISIONS, EngineError, either
+
+    for name, value, known in (("engine", engine, BACKENDS), ("precision", precision, PRECISIONS)):
+        if value not in ("auto", *known):
+            raise EngineError(f"{name} {value[:80]!r} is unknown: use {either('auto', *known)}")

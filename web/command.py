@@ -1,0 +1,104 @@
+"""`livebrush serve`: every option, by what it is about. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from stream.commandline import check_engine, lora, sides, told
+from stream.errors import SettingsError
+
+PAINTING = "What paints"
+PICTURES = "Where pictures come from"
+PLACE = "Where it is"
+PEOPLE = "Who may come"
+CLIPS = "Clips"
+
+
+class Panels(TyperCommand):
+    """A command whose help shows its options below the panels that they name, in the order in which these come."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+def serve(
+    *,
+    model: Annotated[str, typer.Option(metavar="NAME|PATH", rich_help_panel=PAINTING, help="A preset (see livebrush "
+                                       "models), a folder, a .safetensors file, or a hub id.")] = "builtin",
+    size: Annotated[str | None, typer.Option(metavar="WxH", rich_help_panel=PAINTING, help="Size of the painted "
+                                             "picture (default: the model's).")] = None,
+    loras: Annotated[list[str] | None, typer.Option("--lora", metavar="PATH:0.8", rich_help_panel=PAINTING, help="A "
+                                                    "LoRA and its strength, which the page can change; may be given "
+                                                    "again.")] = None,
+    lora_folder: Annotated[Path | None, typer.Option(metavar="FOLDER", rich_help_panel=PAINTING, help="All LoRAs in "
+                                                     "it, at strength 0 until the page changes it.")] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=PAINTING, help="What runs the networks: auto, "
+                                        "torch, openvino, tensorrt or tensorrt-rtx.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps|gpu", rich_help_panel=PAINTING, help="Where they "
+                                        "run.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", rich_help_panel=PAINTING, help="The "
+                                           "numbers they use.")] = "auto",
+    source: Annotated[str | None, typer.Option(metavar="INPUT", rich_help_panel=PICTURES, help="A source of this "
+                                               "machine, offered on the page: camera, camera:1, testcard, a video, a "
+                                               "picture or a folder.")] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", rich_help_panel=PLACE, help="Where it "
+                                      "listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="NUMBER", rich_help_panel=PLACE, help="Its port; 0 takes a free "
+                                      "one.")] = 8000,
+    browser: Annotated[bool | None, typer.Option("--open/--no-open", rich_help_panel=PLACE, help="Open the page in a "
+                                                 "browser (default: where there is a display).",
+                                                 show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=64, rich_help_panel=PEOPLE, help="Sessions at once; whoever comes "
+                                       "later waits.")] = 6,
+    offers: Annotated[int, typer.Option(min=1, rich_help_panel=PEOPLE, help="Sessions and viewers that one address may "
+                                        "begin in a minute.")] = 10,
+    insecure: Annotated[bool, typer.Option("--insecure", rich_help_panel=PEOPLE, help="Listen on the network, to "
+                                           "anybody.")] = False,
+    clips: Annotated[bool, typer.Option("--clips/--no-clips", rich_help_panel=CLIPS, help="Make clips too: /clips and "
+                                        "/v1/videos.")] = True,
+    allow: Annotated[list[str] | None, typer.Option(metavar="NAME", rich_help_panel=CLIPS, help="A model, a back end "
+                                                    "or a motion module that may be asked for there, beside what is "
+                                                    "built in; may be given again.")] = None,
+) -> None:  # fmt: skip
+    """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
+    from web import serve as server
+
+    check_engine(engine, precision)
+    pixels = sides(size) if size else None
+    known = [*(loras or []), *(loras_in(lora_folder) if lora_folder else [])]
+    config = server.Config(
+        model=model,
+        host=host,
+        port=port,
+        source=source,
+        size=(pixels["width"], pixels["height"]) if pixels else None,
+        engine=engine,
+        device=device,
+        precision=precision,
+        limit=limit,
+        offers_per_minute=offers,
+        browser=browser,
+        insecure=insecure,
+        loras=tuple(lora(text) for text in known),
+        clips=clips,
+        clips_allow=tuple(allow or []),
+    )
+    server.serve(config, typer.echo, told())
+
+
+def loras_in(folder: Path) -> list[str]:
+    """The LoRAs in a folder, each at strength 0."""
+    found = sorted(str(path) for path in folder.expanduser().glob("*.safetensors"))
+    if not found:
+        raise SettingsError(f"lora folder {folder} has no .safetensors files: name the folder that they lie in")
+    return [f"{path}:0" for path in found]
