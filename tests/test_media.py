@@ -36,6 +36,7 @@ from web.media.estimate import Estimator
 from web.media.extensions import COLOUR_SPACE, ColourSpace, Extensions, ExtensionsMap
 from web.media.jitter import KEY_RETRY_S, PATIENCE_S, EncodedFrame, FrameBuffer, KeyRequests, Unwrap
 from web.media.library import LibraryError, check_library, inner, set_inner
+from web.media.listening import LiveSoundReceiver
 from web.media.nack import BURST, FORGET_S, REORDER_S, RETRY_S, Nacks
 from web.media.receiver import CaptureClock, LiveReceiver
 from web.media.sender import LiveSender
@@ -134,13 +135,14 @@ def test_an_inner_name_that_is_gone_is_an_error_and_not_a_new_attribute() -> Non
         set_inner(buffer, JitterBuffer, packets_by_number={})
 
 
-async def test_video_transceivers_are_live_and_audio_ones_stock() -> None:
+async def test_transceivers_are_live_but_for_the_sender_of_sound() -> None:
     connection = LiveConnection()
     try:
         video, audio = connection.addTransceiver("video"), connection.addTransceiver("audio")
         assert isinstance(video.sender, LiveSender)
         assert isinstance(video.receiver, LiveReceiver)
         assert type(audio.sender) is RTCRtpSender
+        assert isinstance(audio.receiver, LiveSoundReceiver)
         assert inner(video.receiver, RTCRtpReceiver, "rtcp_ssrc") == video.sender._ssrc
     finally:
         await connection.close()

@@ -188,7 +188,7 @@ class FakeAnswers:
         self.before: Callable[[], Awaitable[None]] | None = None
 
     async def __call__(self, offer_sdp: str, *, receive: Any, pictures: Any, control: Any, on_closed: Any,
-                       shape: Any = None) -> tuple[FakeLink, str]:  # fmt: skip
+                       shape: Any = None, sound: Any = None) -> tuple[FakeLink, str]:  # fmt: skip
         if self.before is not None:
             await self.before()
         if self.error is not None:

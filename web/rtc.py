@@ -26,6 +26,7 @@ from web.media.rate import EXPECTED
 from web.media.rate import Limits as Bitrates
 from web.media.receiver import LiveReceiver, Shape
 from web.media.sender import LiveSender, PaintedTrack
+from web.media.sound import Sound, SoundTrack
 from web.offer import OfferError, OfferLimits, checked
 from web.pictures import Picture, Pictures, Watcher
 
@@ -134,6 +135,7 @@ class Peer:
         self._connection, self._control, self._on_closed, self._limits = connection, control, on_closed, limits
         self._sender: LiveSender | None = None
         self._receiver: LiveReceiver | None = None
+        self._sound: SoundTrack | None = None
         self._channel: Channel | None = None
         self._closing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -155,6 +157,7 @@ class Peer:
         control: Control,
         on_closed: Callable[[str], None],
         shape: Shape | None = None,
+        sound: Sound | None = None,
         limits: Limits | None = None,
     ) -> tuple[Peer, str]:
         """The peer and the answer's SDP.
@@ -162,6 +165,7 @@ class Peer:
         `receive` is called on the event loop with every newest camera frame: RGB, fitted to `shape()` (width, height
         and how to fit; asked for each frame, in a thread), `pts` in 1/90000 s, `captured_at` the server's monotonic
         time of its first packet. None: the page's video is not taken (a viewer, a source on the server).
+        `sound` is what a page hears that offers to, and what one brings to whose pictures are taken.
         `on_closed(reason)` is called once, on the event loop, also after `close()`, but not when this raises:
         OfferError for every bad offer.
         """
@@ -174,6 +178,8 @@ class Peer:
             with refusing():
                 await connection.setRemoteDescription(offer)
             peer._arrange(receive, pictures, shape)
+            if sound is not None:
+                peer._arrange_sound(sound)
             with refusing():
                 await connection.setLocalDescription(await connection.createAnswer())
         except BaseException:  # whatever it was, also a cancelled request: nothing stays behind, nobody is told
@@ -228,6 +234,26 @@ class Peer:
                 self._send_by(transceiver, sender, pictures)
         if self._receiver is None and self._sender is None:
             raise OfferError("the offer neither takes a picture nor brings one: make its video sendrecv or recvonly")
+
+    def _arrange_sound(self, sound: Sound) -> None:
+        """The first audio section that can takes the sound, the first that can brings it, with the camera it is of."""
+        sent = received = False
+        for transceiver, sender, receiver in self._connection.audio():
+            offered = transceiver._offerDirection or "inactive"  # as seen from here
+            brings = "recv" in offered and self._receiver is not None and not received
+            takes = "send" in offered and self._sender is not None and not sent
+            if not leave_opus(transceiver) or not (brings or takes):
+                continue
+            if brings:
+                receiver.bring(sound.feed(), self._receiver)
+                received = True
+            if takes:
+                self._sound = SoundTrack(sound)
+                sender.replaceTrack(self._sound)
+                sent = True
+            transceiver.direction = {(True, True): "sendrecv", (True, False): "recvonly"}.get(
+                (brings, takes), "sendonly"
+            )
 
     def _receive_by(
         self, transceiver: RTCRtpTransceiver, receiver: LiveReceiver, receive: Receive, shape: Shape | None
@@ -305,6 +331,8 @@ class Peer:
         if self._sender is not None and self._sender.track is not None:
             self._sender.track.remove_all_listeners()
             self._sender.track.stop()
+        if self._sound is not None:
+            self._sound.stop()
         try:
             await asyncio.wait_for(self._connection.close(), CLOSE_S)
         except TimeoutError:
@@ -329,6 +357,14 @@ def leave_what_can_be_encoded(transceiver: RTCRtpTransceiver) -> None:
     if not kept:
         raise OfferError("the offer has H.264 alone, for which there is no encoder here: offer VP8 as well")
     transceiver._codecs = kept
+
+
+def leave_opus(transceiver: RTCRtpTransceiver) -> bool:
+    """Takes all but Opus out of the answer, as nothing is encoded anew; False where that leaves nothing."""
+    kept = [codec for codec in transceiver._codecs if codec.name.lower() == "opus"]
+    if kept:
+        transceiver._codecs = kept
+    return bool(kept)
 
 
 def received(receiver: LiveReceiver) -> dict[str, Any]:

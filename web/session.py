@@ -20,6 +20,7 @@ from stream.supervisor import Painted, Stream, Supervisor
 from web import loras
 from web.control import Channel, Transport, plain
 from web.errors import RefusalError
+from web.media.sound import Sound
 from web.messages import (
     Bye,
     FramesTold,
@@ -79,6 +80,7 @@ class Answers(Protocol):
         control: Control,
         on_closed: Callable[[str], None],
         shape: Callable[[], tuple[int, int, Fit]] | None = None,
+        sound: Sound | None = None,
     ) -> Awaitable[tuple[Link, str]]: ...
 
 
@@ -129,7 +131,7 @@ class Session:
         """`name`: it stands, under a name that everybody may know, whoever comes and goes; else it is of one page, and
         its id is the page's secret."""
         self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
-        self.name = name
+        self.name, self.sound = name, Sound()
         self.page: Page | None = None
         self.viewers: dict[str, Page] = {}
         self.last_input = world.clock()
@@ -214,8 +216,9 @@ class Session:
         channel = Channel(self, "webrtc", clock=self._world.clock)
         receive = self.receive if self.source == "page" else None
         link, answer = await self._world.answers(
-            sdp, receive=receive, pictures=self.pictures, control=channel, on_closed=self._gone, shape=self.shape
-        )
+            sdp, receive=receive, pictures=self.pictures, control=channel, on_closed=self._gone, shape=self.shape,
+            sound=self.sound,
+        )  # fmt: skip
         await self._still_open(link)
         self.attach(Page(link, channel))
         return answer
@@ -242,8 +245,9 @@ class Session:
         name = secrets.token_urlsafe(16)
         channel = Channel(self, "webrtc", may_change=may_change, clock=self._world.clock)
         link, answer = await self._world.answers(
-            sdp, receive=None, pictures=self.pictures, control=channel, on_closed=lambda _reason: self._unview(name)
-        )
+            sdp, receive=None, pictures=self.pictures, control=channel, on_closed=lambda _reason: self._unview(name),
+            sound=self.sound,
+        )  # fmt: skip
         await self._still_open(link)
         self.viewers[name] = Page(link, channel)
         return name, answer
@@ -302,6 +306,7 @@ class Session:
         if self.page is not None and self.source == "page":
             captured_ms = self.page.link.captured_ms(frame.pts)
         self.pictures.show(frame, captured_ms=captured_ms)
+        self.sound.shown(frame.captured_at)
 
     def _show_input(self) -> None:
         """No painted pictures come any more: the newest input at once, and what follows it."""
@@ -423,3 +428,4 @@ class Session:
         if closing:
             await asyncio.wait(closing, timeout=CLOSE_S)
         self.pictures.close()
+        self.sound.close()

@@ -8,6 +8,8 @@
     estimate    how much the page may send: full links are told from busy machines
     rate        bits a second, by the receiver's estimate and by its loss             (sending)
     encode      H.264 and VP8 for live pictures
+    sound       Opus packets, held back in step with the picture
+    listening   an audio receiver that hands them on undecoded
     receiver, sender, connection      aiortc's classes with these parts put in
     library     which aiortc this was written for
     pools       the threads for codecs and conversions

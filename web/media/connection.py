@@ -10,10 +10,12 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
 from aiortc.codecs import is_rtx
 from aiortc.exceptions import InvalidStateError
 from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 
 from web.media.extensions import common, heed_colours
 from web.media.library import check_library, inner, set_inner
+from web.media.listening import LiveSoundReceiver
 from web.media.receiver import LiveReceiver
 from web.media.sender import LiveSender
 
@@ -50,6 +52,9 @@ class LiveConnection(RTCPeerConnection):
     def video(self) -> list[tuple[RTCRtpTransceiver, LiveSender, LiveReceiver]]:
         return [(t, t.sender, t.receiver) for t in self.getTransceivers() if t.kind == "video"]  # type: ignore[misc]
 
+    def audio(self) -> list[tuple[RTCRtpTransceiver, RTCRtpSender, LiveSoundReceiver]]:
+        return [(t, t.sender, t.receiver) for t in self.getTransceivers() if t.kind == "audio"]  # type: ignore[misc]
+
     def answer_colours(self, transceiver: RTCRtpTransceiver) -> None:
         """Takes the colour space among the extensions of the answer, where it was offered."""
         media = inner(self, RTCPeerConnection, "remoteDescription")().media[transceiver._get_mline_index()]
@@ -64,6 +69,8 @@ class LiveConnection(RTCPeerConnection):
         transceiver: RTCRtpTransceiver = make(direction=direction, kind=kind, sender_track=sender_track)
         if kind == "video":
             enliven(transceiver)
+        else:
+            listen_by(transceiver)
         return transceiver
 
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:  # noqa: N802
@@ -98,6 +105,13 @@ def enliven(transceiver: RTCRtpTransceiver) -> None:
     sender.replaceTrack(stock.track)
     receiver._set_rtcp_ssrc(sender._ssrc)
     set_inner(transceiver, RTCRtpTransceiver, sender=sender, receiver=receiver)
+
+
+def listen_by(transceiver: RTCRtpTransceiver) -> None:
+    """Puts the live sound receiver in place of the stock one; the stock sender stays."""
+    receiver = LiveSoundReceiver(transceiver.sender.transport)
+    receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
+    set_inner(transceiver, RTCRtpTransceiver, receiver=receiver)
 
 
 def hint_bitrate(transceiver: RTCRtpTransceiver, low: int, start: int, high: int) -> None:

@@ -20,7 +20,7 @@ from stream.preprocess import Fit, fitted
 from web.media import pools
 from web.media.colour import ToRgb
 from web.media.decode import Decoded, Decoding
-from web.media.estimate import Estimator
+from web.media.estimate import Estimator, Least
 from web.media.extensions import ColourSpace, Extensions
 from web.media.jitter import EncodedFrame, FrameBuffer, KeyRequests, Unwrap
 from web.media.library import inner, set_inner
@@ -29,6 +29,7 @@ from web.media.rate import EXPECTED, Limits
 
 TIME_BASE = Fraction(1, 90000)
 Shape = Callable[[], tuple[int, int, Fit]]
+BEHIND_MS = 10_000  # in which the quickest frame is looked for
 
 NTP_TO_UNIX_S = 2_208_988_800  # from 1900 to 1970
 
@@ -36,8 +37,10 @@ NTP_TO_UNIX_S = 2_208_988_800  # from 1900 to 1970
 class CaptureClock:
     """The sender's wall clock for an RTP timestamp, from its newest sender report (RFC 3550 section 6.4.1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: int = 90_000) -> None:
+        """`rate`: ticks a second of the timestamps."""
         self._pair: tuple[float, int] | None = None
+        self._rate = rate
 
     def report(self, ntp: int, pts: int) -> None:
         """`ntp` in 1/2**32 s since 1900, and the timestamp of the same moment."""
@@ -45,11 +48,14 @@ class CaptureClock:
 
     def ms(self, pts: int) -> float | None:
         """Milliseconds since 1970; None before the first report."""
-        return None if self._pair is None else self._pair[0] + (pts - self._pair[1]) / 90
+        return None if self._pair is None else self._pair[0] + (pts - self._pair[1]) * 1000 / self._rate
 
 
 class LiveReceiver(RTCRtpReceiver):
-    """Video from one peer. `on_frame` gets the newest picture, on the event loop."""
+    """Video from one peer. `on_frame` gets the newest picture, on the event loop.
+
+    `behind_s`: from the sender's wall clock to our monotonic one and over the quickest way, for `Moments` of its sound.
+    """
 
     def __init__(self, transport: RTCDtlsTransport) -> None:
         super().__init__("video", transport)
@@ -64,6 +70,8 @@ class LiveReceiver(RTCRtpReceiver):
         self.received = 0
         self.decode_ms = 0.0
         self.colours: ColourSpace | None = None
+        self.behind_s: float | None = None
+        self._behind = Least(BEHIND_MS)
         self._rgb = ToRgb()
         self._pts = Unwrap(32)
         self._ssrc = 0
@@ -143,7 +151,13 @@ class LiveReceiver(RTCRtpReceiver):
         self.decode_ms += 0.1 * (decoded.ms - self.decode_ms)
         if self.on_frame is not None:
             pts = self._pts(decoded.encoded.timestamp)
+            self._note_way(pts, decoded.encoded.arrived)
             self.on_frame(Frame(decoded.image, pts, TIME_BASE, decoded.encoded.arrived))
+
+    def _note_way(self, pts: int, arrived: float) -> None:
+        captured_ms = self.clock.ms(pts)
+        if captured_ms is not None:
+            self.behind_s = self._behind.add(round(arrived * 1000), arrived - captured_ms / 1000)
 
     def _end(self) -> None:
         self.decoding.close()
