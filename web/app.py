@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -30,12 +31,14 @@ from starlette.staticfiles import StaticFiles
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import loras, messages, sockets, videos
+from web import loras, messages, sockets, standing, videos, whip
+from web.access import Role, needs, refusal
 from web.auth import Guard, Places, Rate
 from web.clips import Clips
 from web.config import Config
 from web.control import plain
 from web.errors import RefusalError
+from web.media.ice import PortsError
 from web.messages import (
     Answer,
     Full,
@@ -53,6 +56,7 @@ from web.messages import (
     ViewerAnswer,
     ViewerOffer,
 )
+from web.offer import sends_video
 from web.orders import VideoAsked
 from web.pump import Pump
 from web.rtc import OfferError, Peer
@@ -254,10 +258,14 @@ async def end(session: Found, has: Has) -> None:
     responses=says(404, *WITH_BODY, 429, 503),
     tags=["sessions"],
 )
-async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> ViewerAnswer:
-    """Shows a session's painted picture on one more page."""
+async def view(
+    session: Found, offer: ViewerOffer, has: Has, asks: Client, role: Annotated[Role, needs(Role.VIEW)]
+) -> ViewerAnswer:
+    """Shows a session's painted picture on one more page, which may change settings if it asks for that."""
+    if offer.control and role < Role.CONTROL:
+        raise refusal(role, Role.CONTROL)
     has.offer(asks)
-    name, sdp = await session.view(offer.sdp)
+    name, sdp = await session.view(offer.sdp, may_change=offer.control)
     return ViewerAnswer(id=name, sdp=sdp)
 
 
@@ -265,21 +273,6 @@ async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> Vi
 async def websocket(websocket: WebSocket) -> None:
     has, address = house(websocket), client(websocket)
     await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address))
-
-
-def sends_video(sdp: str) -> bool:
-    """Whether an offer sends video (RFC 8866: a direction in the section, else the session's, else both)."""
-    head, *sections = sdp.replace("\r\n", "\n").split("\nm=")
-    kinds = [("m=" + section).split("\n") for section in sections]
-    videos = [lines for lines in kinds if lines[0].startswith("m=video") and not lines[0].startswith("m=video 0 ")]
-    return any(direction(lines, head.split("\n")) in ("sendrecv", "sendonly") for lines in videos)
-
-
-def direction(*parts: list[str]) -> str:
-    """The direction that the first of the parts that has one gives."""
-    known = ("sendrecv", "sendonly", "recvonly", "inactive")
-    said = (line[2:].strip() for lines in parts for line in lines if line.startswith("a="))
-    return next((word for word in said if word in known), "sendrecv")
 
 
 # ------------------------------------------------------------------------------------------------- pages
@@ -318,6 +311,10 @@ async def wrong_setting(_request: Request, error: Exception) -> Response:
 
 async def wrong_offer(_request: Request, error: Exception) -> Response:
     return Told({"error": str(error)}, 400)
+
+
+async def no_port(request: Request, error: Exception) -> Response:
+    return await refused(request, RefusalError(503, str(error), headers={"Retry-After": "10"}))
 
 
 async def wrong_body(request: Request, error: Exception) -> Response:
@@ -359,11 +356,12 @@ def create_app(
     supervisor: Supervisor,
     *,
     pump: Pump | None = None,
-    answers: Answers = Peer.answer,
+    answers: Answers | None = None,
     clips: Clips | None = None,
 ) -> FastAPI:
     """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
     makes the clips."""
+    answers = answers or cast(Answers, partial(Peer.answer, network=config.network))
     sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
 
     @contextlib.asynccontextmanager
@@ -378,6 +376,7 @@ def create_app(
         RefusalError: refused,
         SettingsError: wrong_setting,
         OfferError: wrong_offer,
+        PortsError: no_port,
         RequestValidationError: wrong_body,
         HTTPException: plain_error,
         Exception: broken,
@@ -394,6 +393,8 @@ def create_app(
     )
     app.include_router(router)
     app.include_router(videos.router)
+    app.include_router(standing.router)
+    app.include_router(whip.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=Places(config.host, config.port))
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

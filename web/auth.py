@@ -27,6 +27,7 @@ WITH_BODY = ("POST", "PUT", "PATCH")
 VIDEOS = "/v1/videos"  # takes forms with a file
 LONGER = {VIDEOS: TIMELINE_LIMIT, "/api/clips/plan": TIMELINE_LIMIT}  # bodies that may be longer than others
 FORM = "multipart/form-data"
+SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"  # WHIP and WHEP: offers, and what follows them
 ADDRESSES = 4096  # that `Rate` remembers at most
 HEADERS = {
     "cache-control": "no-cache",  # asked for again after an update; unchanged files cost a 304
@@ -171,7 +172,7 @@ class Guard:
         if path.startswith(f"{VIDEOS}/") and not {"content-type", "transfer-encoding"} & headers.keys():
             return replay(b"", receive)  # what is asked for stands in the path; a browser tells its Origin all the same
         limit = LONGER.get(path, BODY_LIMIT)
-        return replay(await body(receive, headers, limit), receive)
+        return replay(await body(receive, headers, limit, kind_for(path)), receive)
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -200,11 +201,20 @@ def kind_of(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def body(receive: Receive, headers: Mapping[str, str], limit: int = BODY_LIMIT) -> bytes:
-    """The whole body. RefusalError where it is not JSON, too large (told as soon as it is), or does not come."""
+def kind_for(path: str) -> str:
+    """The type of the body that is sent to that path."""
+    if not path.startswith(("/whip", "/whep")):
+        return "application/json"
+    return FRAGMENT if path.count("/") > 2 else SDP
+
+
+async def body(
+    receive: Receive, headers: Mapping[str, str], limit: int = BODY_LIMIT, wanted: str = "application/json"
+) -> bytes:
+    """The whole body. RefusalError where it is of another type, too large (told as soon as it is), or does not come."""
     kind = kind_of(headers)
-    if kind != "application/json":
-        raise RefusalError(415, f"Content-Type is {kind[:80] or 'missing'!r}: send application/json")
+    if kind != wanted:
+        raise RefusalError(415, f"Content-Type is {kind[:80] or 'missing'!r}: send {wanted}")
     _check_length(headers, limit)
     try:
         return await asyncio.wait_for(_read(receive, limit), BODY_S)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream.config import Lora
+from web.network import Network
 
 OFFERS_A_MINUTE = 10
 CLIPS = 50
@@ -32,3 +33,4 @@ class Config:
     clips_limit: int = CLIPS  # that may wait
     clips_allow: tuple[str, ...] = ()  # models, motion modules and back ends that requests for clips may name
     loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths
+    network: Network = field(default_factory=Network)  # STUN, TURN, UDP ports

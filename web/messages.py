@@ -51,14 +51,20 @@ class Percentiles(Model):
 # ------------------------------------------------------------------------------------------------- HTTP: asked
 
 
-class ViewerOffer(Model):
-    """A WebRTC offer that only receives."""
+class WebRtcOffer(Model):
+    """A WebRTC offer."""
 
     sdp: Annotated[str, Field(min_length=1, max_length=BODY_LIMIT, description="The offer, RFC 8866.")]
     type: Literal["offer"] = "offer"
 
 
-class Offer(ViewerOffer):
+class ViewerOffer(WebRtcOffer):
+    """A WebRTC offer that only receives."""
+
+    control: Annotated[bool, Field(description="Whether the page may also change settings.")] = False
+
+
+class Offer(WebRtcOffer):
     """A WebRTC offer for a new session: one video track that is sent, one that comes back, the channel "control"."""
 
     settings: Annotated[Changes, Field(description="What differs from the model's defaults; see /api/schema.")] = {}
@@ -68,6 +74,18 @@ class Offer(ViewerOffer):
         Field(description="page: the offer's video. server: the source that the server was started with. Without it: "
               "page if the offer sends video, else server."),
     ] = None  # fmt: skip
+
+
+class Standing(Model):
+    """A session that goes on without any page, under the name in the path."""
+
+    source: Annotated[
+        SourceName,
+        Field(
+            description="whip: whoever publishes to /whip/NAME. server: the source that the server was started with."
+        ),
+    ] = "whip"
+    settings: Changes = {}
 
 
 class Patch(Model):
@@ -186,6 +204,39 @@ class Health(Model):
     sessions: int
     version: str
     clips: ClipsHealth | None = None
+
+
+class SessionListed(Model):
+    """A session among others. Its id is told to admins alone: who knows it may steer."""
+
+    name: str | None
+    id: str | None = None
+    source: SourceName
+    state: State
+    notice: str
+    settings: Values
+    viewers: int
+    publishing: Annotated[bool, Field(description="Whether somebody publishes to it by WHIP.")]
+
+
+class SessionList(Model):
+    """The sessions that have a name; for admins all."""
+
+    sessions: list[SessionListed]
+
+
+class IceServerTold(Model):
+    """A STUN or TURN server, as `RTCIceServer` of the browser; username and credential lapse."""
+
+    urls: list[str]
+    username: str | None = None
+    credential: str | None = None
+
+
+class IceServers(Model):
+    """What goes into `RTCConfiguration`."""
+
+    iceServers: list[IceServerTold]  # noqa: N815 (the browser's name)
 
 
 # ------------------------------------------------------------------------------------------------- clips

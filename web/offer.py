@@ -65,3 +65,26 @@ def _is_useless(line: str) -> bool:
     if len(fields) < 8:
         return False
     return fields[2].lower() != "udp" or not is_address(fields[4])
+
+
+def sends_video(sdp: str) -> bool:
+    """Whether an offer sends video (RFC 8866: a direction in the section, else the session's, else both)."""
+    head, *sections = sdp.replace("\r\n", "\n").split("\nm=")
+    kinds = [("m=" + section).split("\n") for section in sections]
+    videos = [lines for lines in kinds if lines[0].startswith("m=video") and not lines[0].startswith("m=video 0 ")]
+    return any(direction(lines, head.split("\n")) in ("sendrecv", "sendonly") for lines in videos)
+
+
+def direction(*parts: list[str]) -> str:
+    """The direction that the first of the parts that has one gives."""
+    known = ("sendrecv", "sendonly", "recvonly", "inactive")
+    said = (line[2:].strip() for lines in parts for line in lines if line.startswith("a="))
+    return next((word for word in said if word in known), "sendrecv")
+
+
+def first_section(sdp: str) -> tuple[str, str]:
+    """Kind and mid of the first media section: that of a bundle which has candidates (RFC 9429 section 4.1.1)."""
+    _, *sections = sdp.replace("\r\n", "\n").split("\nm=")
+    lines = sections[0].split("\n")
+    mids = [line.removeprefix("a=mid:") for line in lines if line.startswith("a=mid:")]
+    return lines[0].partition(" ")[0], mids[0] if mids else "0"

@@ -22,12 +22,14 @@ from stream.frame import Frame
 from web.media import pools
 from web.media.connection import LiveConnection, hint_bitrate
 from web.media.encode import h264_name
+from web.media.ice import Ice
 from web.media.rate import EXPECTED
 from web.media.rate import Limits as Bitrates
 from web.media.receiver import LiveReceiver, Shape
 from web.media.sender import LiveSender, PaintedTrack
 from web.media.sound import Sound, SoundTrack
-from web.offer import OfferError, OfferLimits, checked
+from web.network import Network
+from web.offer import OfferError, OfferLimits, checked, first_section
 from web.pictures import Picture, Pictures, Watcher
 
 __all__ = ["Control", "Limits", "OfferError", "Peer", "Picture", "Pictures", "Send", "Watcher"]
@@ -130,7 +132,7 @@ class Peer:
     """
 
     def __init__(
-        self, connection: LiveConnection, control: Control, on_closed: Callable[[str], None], limits: Limits
+        self, connection: LiveConnection, control: Control | None, on_closed: Callable[[str], None], limits: Limits
     ) -> None:
         self._connection, self._control, self._on_closed, self._limits = connection, control, on_closed, limits
         self._sender: LiveSender | None = None
@@ -153,26 +155,28 @@ class Peer:
         offer_sdp: str,
         *,
         receive: Receive | None,
-        pictures: Pictures,
-        control: Control,
+        pictures: Pictures | None,
+        control: Control | None,
         on_closed: Callable[[str], None],
         shape: Shape | None = None,
         sound: Sound | None = None,
         limits: Limits | None = None,
+        network: Network | None = None,
     ) -> tuple[Peer, str]:
         """The peer and the answer's SDP.
 
         `receive` is called on the event loop with every newest camera frame: RGB, fitted to `shape()` (width, height
         and how to fit; asked for each frame, in a thread), `pts` in 1/90000 s, `captured_at` the server's monotonic
-        time of its first packet. None: the page's video is not taken (a viewer, a source on the server).
+        time of its first packet. None: the page's video is not taken (a viewer, a source on the server). Without
+        `pictures` nothing is sent, without `control` nothing is said (a WHIP publisher).
         `sound` is what a page hears that offers to, and what one brings to whose pictures are taken.
         `on_closed(reason)` is called once, on the event loop, also after `close()`, but not when this raises:
-        OfferError for every bad offer.
+        OfferError for every bad offer, PortsError where no UDP port is free.
         """
         limits = limits or Limits()
         offer = RTCSessionDescription(checked(offer_sdp, limits.offer), "offer")
         await asyncio.get_running_loop().run_in_executor(pools.encoding(), h264_name)
-        connection = LiveConnection()
+        connection = LiveConnection(network)
         peer = cls(connection, control, on_closed, limits)
         try:
             with refusing():
@@ -188,7 +192,14 @@ class Peer:
             await peer._discard()
             raise
         peer._check()
-        return peer, connection.localDescription.sdp
+        sdp = connection.localDescription.sdp
+        connection.ice.section = first_section(sdp)
+        return peer, sdp
+
+    @property
+    def ice(self) -> Ice:
+        """For candidates that come later, and restarts."""
+        return self._connection.ice
 
     def captured_ms(self, pts: int) -> float | None:
         """When a received frame of that `pts` was captured, in ms of the page's wall clock (`Date.now()`), from its
@@ -222,7 +233,7 @@ class Peer:
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
-    def _arrange(self, receive: Receive | None, pictures: Pictures, shape: Shape | None) -> None:
+    def _arrange(self, receive: Receive | None, pictures: Pictures | None, shape: Shape | None) -> None:
         """The first section that can takes the painted picture, the first that can brings the camera; others rest."""
         for transceiver in self._connection.getTransceivers():
             transceiver.direction = "inactive"
@@ -230,7 +241,7 @@ class Peer:
             offered = transceiver._offerDirection or "inactive"  # as seen from here
             if "recv" in offered and receive is not None and self._receiver is None:
                 self._receive_by(transceiver, receiver, receive, shape)
-            if "send" in offered and self._sender is None:
+            if "send" in offered and pictures is not None and self._sender is None:
                 self._send_by(transceiver, sender, pictures)
         if self._receiver is None and self._sender is None:
             raise OfferError("the offer neither takes a picture nor brings one: make its video sendrecv or recvonly")
@@ -274,7 +285,7 @@ class Peer:
         self._sender = sender
 
     def _datachannel(self, channel: RTCDataChannel) -> None:
-        if channel.label == CONTROL and self._channel is None:
+        if channel.label == CONTROL and self._channel is None and self._control is not None:
             self._channel = Channel(channel, self._control, self._limits)
         else:
             channel.close()

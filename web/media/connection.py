@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection
 from aiortc.codecs import is_rtx
@@ -14,10 +13,12 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 
 from web.media.extensions import common, heed_colours
+from web.media.ice import Ice
 from web.media.library import check_library, inner, set_inner
 from web.media.listening import LiveSoundReceiver
 from web.media.receiver import LiveReceiver
 from web.media.sender import LiveSender
+from web.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +26,16 @@ log = logging.getLogger(__name__)
 class LiveConnection(RTCPeerConnection):
     """`on_broken(reason)` is called when connecting fails in a way that aiortc does not tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network | None = None) -> None:
         check_library()
         self.on_broken: Callable[[str], None] | None = None
-        self._checks = 0
+        self.ice = Ice(network or Network())
         self._transports: list[RTCDtlsTransport] = []
         super().__init__(RTCConfiguration(iceServers=[]))  # the default asks a public STUN server
 
     async def close(self) -> None:
         """The stock one does not get through when a bad offer has left the connection half made."""
+        await self.ice.close()
         try:
             await super().close()
         except AttributeError as error:
@@ -47,7 +49,7 @@ class LiveConnection(RTCPeerConnection):
     def heard(self) -> int:
         """Datagrams that came so far, connectivity checks included: does not grow once the other side is gone."""
         transports = inner(self, RTCPeerConnection, "dtlsTransports")
-        return self._checks + sum(int(inner(transport, RTCDtlsTransport, "rx_packets")) for transport in transports)
+        return self.ice.checks + sum(int(inner(transport, RTCDtlsTransport, "rx_packets")) for transport in transports)
 
     def video(self) -> list[tuple[RTCRtpTransceiver, LiveSender, LiveReceiver]]:
         return [(t, t.sender, t.receiver) for t in self.getTransceivers() if t.kind == "video"]  # type: ignore[misc]
@@ -75,16 +77,9 @@ class LiveConnection(RTCPeerConnection):
 
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:  # noqa: N802
         transport: RTCDtlsTransport = inner(super(), RTCPeerConnection, "createDtlsTransport")()
-        ice = transport.transport._connection
-        answer = ice.request_received
-
-        def counted(*request: Any) -> None:
-            self._checks += 1
-            answer(*request)
-
         self._transports.append(transport)
+        self.ice.take(transport.transport)
         heed_colours(transport)
-        ice.request_received = counted  # type: ignore[method-assign, assignment]
         return transport
 
     async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
