@@ -62,6 +62,7 @@ class Seat:
         self._frames, self._wake = deque[Encoded](), asyncio.Event()
         self._asked = deque[float](maxlen=NEEDY)
         self._behind = True  # until a key frame comes
+        self._fell = False  # and asks for one when it takes frames again
         self.encoding: Encoding | None = None
         self.changing: Encoding | None = None  # to it, with its next key frame
         self.line = Line(rate)
@@ -71,6 +72,9 @@ class Seat:
         while not self._frames:
             if self.closed:
                 raise StopAsyncIteration
+            if self._fell:
+                self._fell = False
+                self.ask_key()
             self._wake.clear()
             await self._wake.wait()
         return self._frames.popleft()
@@ -115,8 +119,7 @@ class Seat:
     def _fall_behind(self) -> None:
         self.dropped += len(self._frames) + 1
         self._frames.clear()
-        self._behind = True
-        self.ask_key()
+        self._behind = self._fell = True
 
     def _change(self) -> None:
         old, self.encoding, self.changing = self.encoding, self.changing, None
