@@ -25,7 +25,7 @@ from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParameters
 from aiortc.rtcrtpreceiver import NackGenerator
-from aiortc.rtp import RtcpPacket, RtcpRtpfbPacket, RtpPacket, pack_header_extensions
+from aiortc.rtp import RtcpPacket, RtcpPsfbPacket, RtcpRtpfbPacket, RtpPacket, pack_header_extensions, pack_remb_fci
 from av.video.reformatter import Colorspace
 
 from stream.frame import Frame
@@ -504,11 +504,16 @@ def test_an_encoder_is_rebuilt_beyond_a_third_only(target: int, rebuilt: bool) -
     assert is_key("H264", data) is rebuilt
 
 
-def test_the_sender_of_the_library_sets_the_estimate() -> None:
-    for codec in ("H264", "VP8"):
-        encoder = encode.make_encoder(codec, rate.Rate(rate.Limits.of(512, 512)))
-        encoder.target_bitrate = 1_600_000
-        assert encoder.rate.estimate == encoder.target_bitrate == 1_600_000
+async def test_the_sender_of_the_library_sets_the_estimate() -> None:
+    connection = LiveConnection()
+    try:
+        sender = connection.addTransceiver("video").sender
+        assert isinstance(sender, LiveSender)
+        remb = RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=pack_remb_fci(1_600_000, [sender._ssrc]))
+        await sender._handle_rtcp_packet(remb)
+        assert sender.rate.estimate == pytest.approx(1_600_000, rel=1e-3)
+    finally:
+        await connection.close()
 
 
 def test_another_size_has_another_rate_and_keeps_what_is_known_of_the_way() -> None:

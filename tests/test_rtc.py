@@ -29,12 +29,10 @@ from web.offer import OfferLimits, checked
 from web.pictures import Pictures
 from web.rtc import Limits, OfferError, Peer, Send
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(
-        not get_host_addresses(use_ipv4=True, use_ipv6=True), reason="aiortc needs an address besides the loopback"
-    ),
-]
+needs_address = pytest.mark.skipif(
+    not get_host_addresses(use_ipv4=True, use_ipv6=True), reason="aiortc needs an address besides the loopback"
+)
+pytestmark = [pytest.mark.anyio, needs_address]
 
 
 @pytest.fixture

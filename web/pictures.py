@@ -11,6 +11,7 @@ from av.video.reformatter import Colorspace
 
 from stream.frame import Frame
 from web.media.colour import Planes, ToPlanes
+from web.media.encodings import Encodings
 
 
 class Picture:
@@ -94,11 +95,12 @@ class Watcher:
 
 
 class Pictures:
-    """The newest picture of a session, and those who watch. All on the event loop."""
+    """The newest picture of a session, those who watch, and the encoders that peers share. All on the event loop."""
 
     def __init__(self) -> None:
         self.newest: Picture | None = None
         self.closed = False
+        self.encodings = Encodings(self)
         self._watchers: set[Watcher] = set()
 
     @property

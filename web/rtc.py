@@ -396,15 +396,18 @@ def received(receiver: LiveReceiver) -> dict[str, Any]:
 
 
 def sent(sender: LiveSender) -> dict[str, Any]:
-    """Of the painted picture: `dropped` were shown while the one before was still being encoded."""
-    track, encoder, rtt = sender.track, sender.encoder, sender.rtt_s
+    """Of the painted picture: `dropped` were shown while the one before was still being encoded, or came when too many
+    waited to be sent. `encode_ms`, `encoders` are of the encoder that others may share, on its `rung`."""
+    seat, rtt = sender.seat, sender.rtt_s
+    encoding = seat.encoding if seat is not None else None
     return {
         "codec": sender.codec,
         "frames": sender.sent,
-        "dropped": track.watcher.dropped if isinstance(track, PaintedTrack) else 0,
-        "keys": sender.keys,
-        "encode_ms": round(sender.encode_ms, 2),
-        "encoders": encoder.encoder.builds if encoder is not None else 0,
+        "dropped": seat.dropped if seat is not None else 0,
+        "keys": seat.keys if seat is not None else 0,
+        "encode_ms": round(encoding.encode_ms, 2) if encoding is not None else 0.0,
+        "encoders": encoding.builds if encoding is not None else 0,
+        "rung": seat.rung if seat is not None else 0,
         "bitrate": sender.rate.target,
         "loss": round(sender.rate.loss, 4),
         "rtt_ms": None if rtt is None else round(rtt * 1000, 1),

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
+from typing import Protocol
 
 import av
 import numpy as np
@@ -19,7 +20,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import Colorspace
 
 from web.media import colour
-from web.media.rate import Rate, worth_a_rebuild
+from web.media.rate import worth_a_rebuild
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +118,18 @@ def encodes(make: Maker) -> bool:
         return False
 
 
+class Wanted(Protocol):
+    """What an encoder reads of a `Rate`."""
+
+    @property
+    def target(self) -> int: ...
+    def resize(self, width: int, height: int) -> None: ...
+
+
 class Rebuilt:
     """An FFmpeg encoder made anew for another size, or where the rate is off by more than `rate.TOLERANCE`."""
 
-    def __init__(self, make: Maker, rate: Rate) -> None:
+    def __init__(self, make: Maker, rate: Wanted) -> None:
         self._make, self._rate = make, rate
         self._context: av.VideoCodecContext | None = None
         self._built = 0
@@ -148,19 +157,10 @@ class Rebuilt:
 class Rated:
     """An encoder of aiortc's that follows our rate, and has our encoder within."""
 
-    def __init__(self, make: Callable[[int, int, int], av.VideoCodecContext], rate: Rate) -> None:
+    def __init__(self, make: Callable[[int, int, int], av.VideoCodecContext], rate: Wanted) -> None:
         super().__init__()
         self.rate = rate
         self.encoder = Rebuilt(make, rate)
-
-    @property
-    def target_bitrate(self) -> int:
-        return self.rate.target
-
-    @target_bitrate.setter
-    def target_bitrate(self, bitrate: int) -> None:
-        """aiortc's sender sets it on every REMB."""
-        self.rate.estimate = bitrate
 
 
 class H264(Rated, H264Encoder):
@@ -168,7 +168,7 @@ class H264(Rated, H264Encoder):
 
     matrix = Colorspace.ITU709
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Wanted) -> None:
         super().__init__(h264, rate)
 
     def payloads(self, planes: colour.Planes, pts: int, key: bool) -> list[bytes]:
@@ -180,7 +180,7 @@ class Vp8(Rated, Vp8Encoder):
 
     matrix = Colorspace.ITU601
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Wanted) -> None:
         super().__init__(libvpx, rate)
 
     def payloads(self, planes: colour.Planes, pts: int, key: bool) -> list[bytes]:
@@ -191,6 +191,6 @@ class Vp8(Rated, Vp8Encoder):
 LiveEncoder = H264 | Vp8
 
 
-def make_encoder(codec: str, rate: Rate) -> LiveEncoder:
+def make_encoder(codec: str, rate: Wanted) -> LiveEncoder:
     """For aiortc's codec name: "H264" or "VP8"."""
     return H264(rate) if codec == "H264" else Vp8(rate)

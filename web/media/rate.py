@@ -46,10 +46,14 @@ class Rate:
         wanted = self.allowed if self.estimate is None else min(self.allowed, self._believed(self.estimate))
         return round(min(max(wanted, self.limits.low), self.limits.high))
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there is a sign of a full line: packets that are lost, or that queue on their way."""
+        return self.loss >= LOSS or self.delay_s >= DELAY_S
+
     def _believed(self, estimate: int) -> float:
         """A receiver estimates what it got, and a still picture is little: a low estimate alone proves nothing."""
-        crowded = self.loss >= LOSS or self.delay_s >= DELAY_S
-        return estimate if crowded else max(estimate, self.limits.start * PROVEN)
+        return estimate if self.crowded else max(estimate, self.limits.start * PROVEN)
 
     def report(self, loss: float, rtt_s: float | None = None) -> None:
         """A receiver report says that this share of the packets, 0 to 1, was lost since the last one."""
@@ -65,6 +69,8 @@ class Rate:
     def resize(self, width: int, height: int) -> None:
         """Another size of picture: its limits; what is known of the way stays."""
         limits = Limits.of(width, height)
+        if limits == self.limits:
+            return
         self.allowed *= limits.start / self.limits.start
         self.limits = limits
 

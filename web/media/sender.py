@@ -1,4 +1,4 @@
-"""aiortc's video sender with pictures, encoder, rate and threads of its own.
+"""aiortc's video sender that takes frames of a session's shared encoders, with a rate of its own.
 
 Of the stock class remain: packets, RTX, history for NACKs, sender reports, round-trip time.
 """
@@ -6,9 +6,7 @@ Of the stock class remain: packets, RTX, history for NACKs, sender reports, roun
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from time import perf_counter
 
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -18,45 +16,62 @@ from aiortc.rtcrtpsender import RTCEncodedFrame, RTCRtpSender
 from aiortc.rtp import AnyRtcpPacket, RtcpRrPacket, RtcpSrPacket
 
 from web.media import pools
-from web.media.encode import LiveEncoder, make_encoder, video_frame
+from web.media.encode import video_frame
+from web.media.encodings import Seat
 from web.media.library import inner, set_inner
 from web.media.rate import EXPECTED, Limits, Rate
-from web.pictures import Picture, Pictures
+from web.pictures import Picture, Pictures, Watcher
 
-STILL_S = 0.5  # a picture that stands still is sent again: the first packets may come before a peer is ready
-KEY_GAP_S = 0.1  # between key frames that a peer asks for
 REMEMBERED = 128  # sent pictures whose times are kept until somebody asks
 
 
 class PaintedTrack(MediaStreamTrack):
-    """The newest of a session's pictures as a track. `LiveSender` takes the pictures themselves, by `next`."""
+    """A session's pictures as a track. `LiveSender` takes encoded ones, by `seat`."""
 
     kind = "video"
 
     def __init__(self, pictures: Pictures) -> None:
         super().__init__()
-        self.watcher = pictures.watch()
+        self._pictures = pictures
+        self._seat: Seat | None = None
+        self._watcher: Watcher | None = None
 
-    async def next(self) -> Picture:
-        """A new picture, or after `STILL_S` the last one again; MediaStreamError once the pictures have ended."""
-        try:
-            async with asyncio.timeout(STILL_S):
-                return await self.watcher.next()
-        except TimeoutError:
-            self.watcher.again()
-            return await self.next()
-        except StopAsyncIteration:
-            raise MediaStreamError from None
+    def seat(self, codec: str, rate: Rate) -> Seat:
+        """The place among those who take the pictures in that codec."""
+        if self._seat is None:
+            self._seat = self._pictures.encodings.join(codec, rate)
+        return self._seat
 
     async def recv(self) -> av.VideoFrame:
-        """For any other sender."""
-        picture = await self.next()
+        """For any other sender. MediaStreamError once the pictures have ended."""
+        self._watcher = self._watcher or self._pictures.watch()
+        try:
+            picture = await self._watcher.next()
+        except StopAsyncIteration:
+            raise MediaStreamError from None
         planes = await asyncio.get_running_loop().run_in_executor(pools.encoding(), picture.planes)
         return video_frame(planes, round(picture.shown_at * 90000), key=False)
 
     def stop(self) -> None:
-        self.watcher.close()
+        for place in (self._seat, self._watcher):
+            if place is not None:
+                place.close()
         super().stop()
+
+
+class Ceiling:
+    """In place of aiortc's encoder, of which its sender sets the rate on every REMB."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+
+    @property
+    def target_bitrate(self) -> int:
+        return self._rate.target
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        self._rate.estimate = bitrate
 
 
 class LiveSender(RTCRtpSender):
@@ -66,18 +81,12 @@ class LiveSender(RTCRtpSender):
         super().__init__("video", transport)
         self.rate = Rate(Limits.of(*EXPECTED))
         self.codec = ""
-        self.sent = self.keys = 0
-        self.encode_ms = 0.0
+        self.sent = 0
+        self.seat: Seat | None = None
         self.times: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
-        self._key, self._key_at = True, float("-inf")
         self._pts = 0
         self._handed_on: Picture | None = None
-        self._last: Picture | None = None
-
-    @property
-    def encoder(self) -> LiveEncoder | None:
-        encoder: LiveEncoder | None = inner(self, RTCRtpSender, "encoder")
-        return encoder
+        set_inner(self, RTCRtpSender, encoder=Ceiling(self.rate))
 
     @property
     def rtt_s(self) -> float | None:
@@ -88,20 +97,18 @@ class LiveSender(RTCRtpSender):
         self._note_sent()
         track = self.track
         assert isinstance(track, PaintedTrack)
-        picture = await track.next()
+        self.codec = codec.name
+        self.seat = track.seat(codec.name, self.rate)
+        try:
+            frame = await self.seat.next()
+        except StopAsyncIteration:
+            raise MediaStreamError from None
         if not self._enabled:
             return None
-        encoder, key = self._encoder_for(codec), self._key_is_due()
-        again, self._last = picture is self._last, picture
-        moment = time.monotonic() if key or again else picture.shown_at  # else a browser takes it for a late one
-        self._pts = max(self._pts + 1, round(moment * 90000))
-        loop = asyncio.get_running_loop()
-        payloads = await loop.run_in_executor(pools.encoding(), self._encode, encoder, picture, self._pts, key)
-        if not payloads:
-            return None
-        self._handed_on = None if again else picture
+        self._handed_on = frame.picture
+        self._pts = max(self._pts + 1, frame.pts)  # of another encoder it may be the same
         self.sent += 1
-        return RTCEncodedFrame(payloads, self._pts, None)  # type: ignore[arg-type]  # no audio, no level
+        return RTCEncodedFrame(frame.payloads, self._pts, None)  # type: ignore[arg-type]  # no audio, no level
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         await super()._handle_rtcp_packet(packet)
@@ -111,34 +118,9 @@ class LiveSender(RTCRtpSender):
                     self.rate.report(report.fraction_lost / 256, self.rtt_s)
 
     def _send_keyframe(self) -> None:
-        """A key frame as soon as `KEY_GAP_S` allows: of the newest picture, if no new one comes."""
-        self._key = True
-        track = self.track
-        if isinstance(track, PaintedTrack) and time.monotonic() - self._key_at >= KEY_GAP_S:
-            track.watcher.again()
-
-    def _key_is_due(self) -> bool:
-        now = time.monotonic()
-        if not self._key or now - self._key_at < KEY_GAP_S:
-            return False
-        self._key, self._key_at = False, now
-        self.keys += 1
-        return True
-
-    def _encoder_for(self, codec: RTCRtpCodecParameters) -> LiveEncoder:
-        encoder = self.encoder
-        if encoder is None:
-            self.codec = codec.name
-            encoder = make_encoder(codec.name, self.rate)
-            set_inner(self, RTCRtpSender, encoder=encoder)
-        return encoder
-
-    def _encode(self, encoder: LiveEncoder, picture: Picture, pts: int, key: bool) -> list[bytes]:
-        """In a thread."""
-        start = perf_counter()
-        payloads = encoder.payloads(picture.planes(encoder.matrix), pts, key)
-        self.encode_ms += 0.1 * ((perf_counter() - start) * 1000 - self.encode_ms)
-        return payloads
+        """The other side asks for one."""
+        if self.seat is not None:
+            self.seat.ask_key()
 
     def _note_sent(self) -> None:
         """aiortc adds a random start to the timestamps, and keeps what it sent: by now that is of the last picture."""
