@@ -1,22 +1,16 @@
-"""What the server and its worker process say to each other: plain values, pickled, each behind its length.
-
-Pictures do not come this way; they go through shared memory (`stream.mailbox`). Both ends are Livebrush's own
-processes under one user, joined by anonymous pipes: nobody else can write a pickle into them.
-"""
+"""What the server and its worker process say to each other, over `stream.wire`. Pictures do not come this way; they
+go through shared memory (`stream.mailbox`)."""
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from stream.config import Lora, ModelSpec
 from stream.mailbox import Address, Place
 from stream.settings import Settings
 
-LENGTH = struct.Struct("<I")
 Fault = Literal["raise", "hang", "memory", "exit"]
 Stages = Mapping[str, Mapping[str, float]]
 
@@ -244,39 +238,3 @@ class Measured:
     stages: Stages
     skip_rates: Mapping[int, float]
     delays: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A record of the worker's log."""
-
-    level: int
-    text: str
-
-
-# ------------------------------------------------------------------------------------------------- framing
-
-
-def packed(message: Any) -> bytes:
-    """A message as it goes through a pipe."""
-    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return LENGTH.pack(len(body)) + body
-
-
-class Unpacker:
-    """Bytes as they come, back to messages."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-
-    def feed(self, data: bytes) -> list[Any]:
-        """The messages that these bytes complete, in order."""
-        self._bytes += data
-        out = []
-        while len(self._bytes) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._bytes)[0]
-            if len(self._bytes) < end:
-                break
-            out.append(pickle.loads(memoryview(self._bytes)[LENGTH.size : end].toreadonly()))  # noqa: S301
-            del self._bytes[:end]
-        return out

@@ -1,5 +1,5 @@
-"""One worker process, from its start to its end: its pipes, its shared memory and its pulse. The supervisor has one
-at a time; what a dead one held is gone with it."""
+"""A process of the server's, from its start to its end: its pipes, its shared memory and its pulse. What a dead one
+held is gone with it. The supervisor has one that paints at a time (`WorkerProcess`)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from stream.mailbox import Address, Arena, Beat, Boxes, Pulse
-from stream.messages import Begin, Bell, Logged, Plan, Rehearse, Ticked, Unpacker, packed
+from stream.messages import Begin, Bell, Plan, Rehearse, Ticked
+from stream.wire import Logged, Unpacker, packed
 
 log = logging.getLogger("livebrush")
 ROOT = Path(__file__).parents[1]  # where the rooms are imported from
-COMMAND = (sys.executable, "-P", "-c", "from stream.worker import main; main()")
-BELL = packed(Bell())
 TAIL = 30  # last lines of standard error that are kept
 LINE = 2000  # characters of them
 STDIN, STDOUT, STDERR = range(3)
 PF_EXITING = 4  # linux/sched.h
 
 
-class WorkerProcess(asyncio.SubprocessProtocol):
-    """Made by `launch`; everything on the event loop that did. It does nothing before `begin`, whose `hear` gets its
-    messages, until `deafen`.
+class Child(asyncio.SubprocessProtocol):
+    """Made by `launch`; everything on the event loop that did. A subclass says which `MAIN` it runs, and sends it a
+    first message; what it says goes to `_hear` from then on, until `deafen`.
 
     `ended` is done the moment it is known to be dying: its standard output is closed, or the system says so. `reaped`
     is done when the system has let go of it and its pipes are empty.
     """
+
+    NAME: ClassVar[str]  # in the log
+    MAIN: ClassVar[str]  # the module whose `main` it runs
+    BELL: ClassVar[Any]  # the message that a frame lies in a mailbox
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -58,24 +61,15 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         handle = self.arena.handle
         fds = (handle,) if isinstance(handle, int) else ()
+        command = (sys.executable, "-P", "-c", f"from {cls.MAIN} import main; main()")
         try:
             await loop.subprocess_exec(
-                lambda: self, *COMMAND, env=environment(), pass_fds=fds, start_new_session=True
-            )  # a session of its own: Ctrl-C in the terminal is the server's, not the worker's
+                lambda: self, *command, env=environment(), pass_fds=fds, start_new_session=True
+            )  # a session of its own: Ctrl-C in the terminal is the server's, not the process's
         except BaseException:
             self.close()
             raise
         return self
-
-    def rehearse(self, rehearsed: Callable[[Any], None]) -> None:
-        """Lets it import what every plan needs; `rehearsed` hears when it has."""
-        self._hear = rehearsed
-        self.send(Rehearse())
-
-    def begin(self, plan: Plan, hear: Callable[[Any], None]) -> None:
-        """Lets it load and paint."""
-        self._hear = hear
-        self.send(Begin(plan, self.arena.handle, self._pulse_place, os.getpid(), log.getEffectiveLevel()))
 
     @property
     def pid(self) -> int:
@@ -92,7 +86,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             self._again = True
         else:
             self._rung = True
-            self._write(BELL)
+            self.send(self.BELL)
 
     def lend(self, pixels: int) -> Boxes:
         """A new pair of mailboxes for pictures of up to so many pixels."""
@@ -130,11 +124,6 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         """Whether it ends within so many seconds, and all that it said has been read."""
         done, _ = await asyncio.wait({self.reaped}, timeout=seconds)
         return bool(done)
-
-    @property
-    def last_words(self) -> str:
-        """How it ended, and the last that it said: of a traceback, the error."""
-        return f"the painter stopped ({self._how}{': ' + self.tail[-1] if self.tail else ''})"
 
     @property
     def _how(self) -> str:
@@ -206,9 +195,9 @@ class WorkerProcess(asyncio.SubprocessProtocol):
 
     def _heard(self, message: Any) -> None:
         if isinstance(message, Logged):
-            log.log(message.level, "worker: %s", message.text)
+            log.log(message.level, "%s: %s", self.NAME, message.text)
             return
-        if isinstance(message, Ticked) and message.bell:
+        if self._answers_bell(message):
             self._rung = False
             if self._again:
                 self._again = False
@@ -224,7 +213,35 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             shown = line.rstrip().rpartition("\r")[2][:LINE]
             if shown:
                 self.tail.append(shown)
-                log.info("worker: %s", shown)
+                log.info("%s: %s", self.NAME, shown)
+
+    def _answers_bell(self, message: Any) -> bool:
+        """Whether the process has looked into its mailboxes."""
+        raise NotImplementedError
+
+
+class WorkerProcess(Child):
+    """The process that paints: it does nothing before `begin`, whose `hear` gets its messages."""
+
+    NAME, MAIN, BELL = "worker", "stream.worker", Bell()
+
+    def rehearse(self, rehearsed: Callable[[Any], None]) -> None:
+        """Lets it import what every plan needs; `rehearsed` hears when it has."""
+        self._hear = rehearsed
+        self.send(Rehearse())
+
+    def begin(self, plan: Plan, hear: Callable[[Any], None]) -> None:
+        """Lets it load and paint."""
+        self._hear = hear
+        self.send(Begin(plan, self.arena.handle, self._pulse_place, os.getpid(), log.getEffectiveLevel()))
+
+    @property
+    def last_words(self) -> str:
+        """How it ended, and the last that it said: of a traceback, the error."""
+        return f"the painter stopped ({self._how}{': ' + self.tail[-1] if self.tail else ''})"
+
+    def _answers_bell(self, message: Any) -> bool:
+        return isinstance(message, Ticked) and message.bell
 
 
 def environment() -> dict[str, str]:

@@ -6,7 +6,6 @@ and hands frames over in shared memory (`stream.mailbox`). It ends with its stan
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import logging
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from stream.config import Lora
 from stream.errors import LivebrushError
@@ -41,7 +40,6 @@ from stream.messages import (
     Fake,
     Fault,
     Loading,
-    Logged,
     Measured,
     Misbehave,
     Mixed,
@@ -57,18 +55,16 @@ from stream.messages import (
     Stop,
     Ticked,
     Unfit,
-    Unpacker,
-    packed,
 )
 from stream.settings import Settings
 from stream.timing import percentiles
+from stream.wire import Tell, Wire, bind_to, leave
 
 log = logging.getLogger("livebrush")
 TURN_S = 0.25  # the longest rest, so that the pulse goes on
 MEASURE_S = 1.0  # between two `Measured`
 RECENT = 120  # newest measurements that count
 IN_A_ROW = 3  # failed ticks, before the worker gives itself up
-PR_SET_PDEATHSIG = 1
 GENTLE = 19  # the highest nice value
 IMPORTS = (
     "stream.models",
@@ -80,68 +76,6 @@ IMPORTS = (
 )
 NETWORKS = ("StableDiffusionPipeline", "UNet2DConditionModel", "AutoencoderTiny", "LCMScheduler")  # each a lazy import
 Swap = Callable[[], None]
-
-
-# ------------------------------------------------------------------------------------------------- the pipes
-
-
-class Wire:
-    """The two pipes to the server. What comes lies in `inbox`; the process ends with the pipe, at once.
-
-    Libraries that print to standard output write to standard error instead from now on.
-    """
-
-    def __init__(self) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._out = os.dup(1)
-        os.dup2(2, 1)
-        self._lock = threading.Lock()
-        threading.Thread(target=self._read, name="wire", daemon=True).start()
-
-    def send(self, message: Any) -> None:
-        """From any thread."""
-        data = memoryview(packed(message))
-        with self._lock:
-            try:
-                while data:
-                    data = data[os.write(self._out, data) :]
-            except OSError:
-                leave(0)  # nobody is there any more
-
-    def _read(self) -> None:
-        unpacker = Unpacker()
-        with suppress(OSError):
-            while data := os.read(0, 65536):
-                for message in unpacker.feed(data):
-                    self.inbox.put(message)
-        leave(0)
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process without tearing down the interpreter: engines have threads of their own, which may take long
-    to end, or crash in it; and the main thread may be deep inside one."""
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
-    os._exit(code)
-
-
-class Tell(logging.Handler):
-    """Log records, sent to the server."""
-
-    def __init__(self, wire: Wire) -> None:
-        super().__init__()
-        self._wire = wire
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._wire.send(Logged(record.levelno, self.format(record)))
-
-
-def bind_to(parent: int) -> None:
-    """Lets Linux kill this process when the server dies, in case it is stuck so badly that no thread runs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            leave(0)
 
 
 # ------------------------------------------------------------------------------------------------- the painter
@@ -569,4 +503,4 @@ def loaded_or_gone(wire: Wire, plan: Plan, pulse: Pulse) -> Loaded:
         sys.excepthook(*sys.exc_info())
         ran_out = f"memory ran out while {plan.spec.name} was loading"
         wire.send(Broken(ran_out if out_of_memory(error) else told(error), mendable=False))
-    leave(1)
+    return leave(1)

@@ -26,9 +26,10 @@ from stream.config import ModelSpec, spec
 from stream.frame import Frame
 from stream.live import Stream
 from stream.memory import kills, out_of_memory, smaller
-from stream.messages import Measured, Unpacker, packed
+from stream.messages import Measured
 from stream.settings import Settings
 from stream.supervisor import Facts, Fake, Limits, Painted, Plan, Supervisor
+from stream.wire import Unpacker, packed
 
 # ------------------------------------------------------------------------------------------------- frames
 
