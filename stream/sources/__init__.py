@@ -9,6 +9,7 @@ Whatever is wrong with an input is a SourceError, told when it is opened, or els
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from stream.errors import SourceError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # RFC 3986, and an authority
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,41 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of source: which inputs are its own, and the module whose `connect(text)` opens them."""
+    """A kind of source: which inputs are its own, and the module whose `connect(text)` opens them.
+
+    What `comes_and_goes` (a camera, an address) may be away when it is asked for: its module has `check(text)`, which
+    looks at the name alone. What `is_listed` has `listed()`, all that are here now.
+    """
 
     takes: Callable[[str], bool]
     module: str
+    comes_and_goes: bool = False
+    is_listed: bool = False
+
+    def load(self) -> Any:
+        """The module."""
+        return import_module(self.module)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source that is here: the `name` to ask for it by, a `title` to show, and its kind."""
+
+    name: str
+    title: str
+    kind: str
 
 
 def is_camera(text: str) -> bool:
     return text == "camera" or text.startswith(("camera:", "/dev/video"))
+
+
+def is_screen(text: str) -> bool:
+    return text == "screen" or text.startswith(("screen:", "window:"))
+
+
+def is_address(text: str) -> bool:
+    return ADDRESS.match(text) is not None
 
 
 def is_pictures(text: str) -> bool:
@@ -81,11 +110,15 @@ def is_pictures(text: str) -> bool:
 
 
 KINDS = {
-    "testcard": Kind(lambda text: text == "testcard", "stream.sources.testcard"),
-    "camera": Kind(is_camera, "stream.sources.camera"),
+    "testcard": Kind(lambda text: text == "testcard", "stream.sources.testcard", is_listed=True),
+    "camera": Kind(is_camera, "stream.sources.camera", comes_and_goes=True, is_listed=True),
+    "screen": Kind(is_screen, "stream.sources.screen", comes_and_goes=True, is_listed=True),
+    "ndi": Kind(lambda text: text.startswith("ndi:"), "stream.sources.ndi", comes_and_goes=True, is_listed=True),
+    "url": Kind(is_address, "stream.sources.url", comes_and_goes=True),
     "images": Kind(is_pictures, "stream.sources.images"),
     "video": Kind(lambda _text: True, "stream.sources.video"),
 }
+LISTED = tuple(name for name, kind in KINDS.items() if kind.is_listed)
 
 
 def kind_of(text: str) -> str:
@@ -94,15 +127,42 @@ def kind_of(text: str) -> str:
 
 
 def open_source(text: str, frames: int | None = None) -> Source:
-    """The source called `text`: testcard, camera, camera:1, a folder, a picture or a video.
+    """The source called `text`: testcard, camera, screen, window:TITLE, ndi:NAME, an address such as rtsp://host/path,
+    a folder, a picture or a video.
 
     `frames` is how many will be asked for, for sources that have no end of their own. SourceError where there is
     nothing by that name, or it cannot be read.
     """
     kind = kind_of(text)
     if kind in ("images", "video") and not Path(text).exists():
-        raise SourceError(f"input {text} is not there: give a video, a picture, a folder, testcard or camera")
-    source: Source = import_module(KINDS[kind].module).connect(text)
+        raise SourceError(
+            f"input {text} is not there: give a video, a picture, a folder, testcard, camera, screen, window:TITLE, "
+            "ndi:NAME or an address such as rtsp://"
+        )
+    source: Source = KINDS[kind].load().connect(text)
     if frames is not None and source.endless:
         source.count = frames
     return source
+
+
+def check(text: str) -> None:
+    """SourceError where `text` can be no source: its name is wrong, or a file is not there or cannot be read. A camera
+    or an address may be away: only its name is looked at, and nothing is asked."""
+    kind = KINDS[kind_of(text)]
+    if kind.comes_and_goes:
+        kind.load().check(text)
+    else:
+        open_source(text).close()
+
+
+def listed(kind: str) -> list[Listed]:
+    """The sources of a kind of `LISTED` that are here now; SourceError where that cannot be known. May take seconds."""
+    found: list[Listed] = KINDS[kind].load().listed()
+    return found
+
+
+def shown(text: str) -> str:
+    """A source's name without the passwords in it, for whoever looks."""
+    from stream.sources.url import shown as hidden
+
+    return hidden(text) if is_address(text) else text

@@ -14,10 +14,11 @@ import cv2
 
 from stream.errors import SourceError
 from stream.frame import Frame
-from stream.sources import Source
+from stream.sources import Listed, Source
 
 CLOCK = Fraction(1, 90000)  # a video clock fine enough for any camera
 LOST = 10  # reads that may fail in a row before the camera counts as unplugged
+DEVICES, DRIVERS = Path("/dev"), Path("/sys/class/video4linux")  # of Linux
 PROBED = 4  # indices looked at where the system has no list of cameras
 
 
@@ -76,12 +77,34 @@ class Quiet:
 
 def cameras() -> list[str]:
     """What to call the cameras that are here: camera, camera:1, ..."""
+    return [camera.name for camera in listed()]
+
+
+def listed() -> list[Listed]:
+    """The cameras that are here, with what their drivers call them where the system says so (Linux)."""
     if sys.platform.startswith("linux"):
-        found = [p.name.removeprefix("video") for p in Path("/dev").glob("video*")]
-        indices = sorted(int(n) for n in found if n.isdigit() and os.access(f"/dev/video{n}", os.R_OK))
+        found = [p.name.removeprefix("video") for p in DEVICES.glob("video*")]
+        indices = sorted(int(n) for n in found if n.isdigit() and _pictures(int(n)))
     else:
         indices = [i for i in range(PROBED) if _answers(i)]
-    return ["camera" if i == 0 else f"camera:{i}" for i in indices]
+    return [Listed("camera" if i == 0 else f"camera:{i}", _title(i), "camera") for i in indices]
+
+
+def _pictures(index: int) -> bool:
+    """Whether a device may be read, and is no camera's second one, which gives facts about its pictures (V4L2)."""
+    return os.access(DEVICES / f"video{index}", os.R_OK) and _told(index, "index") in ("0", "")
+
+
+def _title(index: int) -> str:
+    return _told(index, "name") or f"Camera {index}"
+
+
+def _told(index: int, what: str) -> str:
+    """What the kernel says of a device, in one line."""
+    try:
+        return (DRIVERS / f"video{index}" / what).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:  # the driver says nothing, or the camera was unplugged just now
+        return ""
 
 
 def _answers(index: int) -> bool:
@@ -97,8 +120,18 @@ def _others(camera: int | str) -> str:
     return f"use {' or '.join(known)}" if known else "no other camera is here; plug one in, or use a file or testcard"
 
 
-def connect(text: str) -> CameraSource:
+def named(text: str) -> int | str:
+    """The index or the path that `text` means; SourceError where it means no camera."""
     where = text.removeprefix("camera").removeprefix(":") or "0"
     if not where.isdigit() and not where.startswith("/"):
         raise SourceError(f"input {text!r} is no camera: use camera, camera:1 or /dev/video0")
-    return CameraSource(int(where) if where.isdigit() else where)
+    return int(where) if where.isdigit() else where
+
+
+def check(text: str) -> None:
+    """SourceError where `text` means no camera."""
+    named(text)
+
+
+def connect(text: str) -> CameraSource:
+    return CameraSource(named(text))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from stream.frame import Frame, Image
-from stream.sources import Source
+from stream.sources import Listed, Source
 
 RATE = 30
 FRAMES = 300
@@ -216,3 +216,7 @@ def _sign(canvas: Canvas, text: str) -> None:
 
 def connect(_text: str) -> CardSource:
     return CardSource()
+
+
+def listed() -> list[Listed]:
+    return [Listed("testcard", "Test card", "testcard")]

@@ -81,7 +81,7 @@ class VideoSource(Source):
         else:
             pts = max(pts - round(self._start / base), self._last + 1)
         self._decoded, self._last = self._decoded + 1, pts
-        return Frame(_rgb(picture, self._stream.sample_aspect_ratio), pts, Fraction(base))
+        return Frame(rgb(picture, self._stream.sample_aspect_ratio), pts, Fraction(base))
 
     def _check_whole(self) -> None:
         """A file that was cut off often just ends: its header knows better."""
@@ -181,7 +181,7 @@ def _riff_cut(path: Path) -> bool:
 CUT = {"matroska": _segment_cut, "gif": _gif_cut, "avi": _riff_cut}  # by FFmpeg's name of the container
 
 
-def _rgb(picture: VideoFrame, pixel: Fraction | None) -> Image:
+def rgb(picture: VideoFrame, pixel: Fraction | None) -> Image:
     """RGB, with square pixels, turned upright. Untagged colours are BT.709 from 720 lines on, else BT.601."""
     wide = round(picture.width * pixel) if pixel and pixel != 1 else picture.width
     matrix = None
