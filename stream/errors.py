@@ -7,6 +7,7 @@
     ├── ModelError       weights are missing, incomplete or of an unknown kind
     ├── SourceError      an input cannot be opened or read
     ├── SinkError        an output cannot be opened or written
+    ├── ControlError     a preset, a MIDI binding, a beat or an address of live control is wrong
     └── ClipError        a timeline is wrong, or a clip cannot be rendered as it asks
 
 Messages say what was got, what was expected, and what to do: `width 500 is not a multiple of 8: use 496 or 504`.
@@ -37,6 +38,10 @@ class SinkError(LivebrushError):
     """An output cannot be opened or written."""
 
 
+class ControlError(LivebrushError):
+    """A preset, a MIDI binding, a beat or an address of live control is wrong, or cannot be had here."""
+
+
 class ClipError(LivebrushError):
     """A timeline is wrong, or a clip cannot be rendered as it asks. `at` is the place in the timeline, where there is
     one: `("segments", 1, "fade")`; a timeline's reader makes file and line of it."""
@@ -49,6 +54,7 @@ class ClipError(LivebrushError):
 __all__ = [
     "ClipError",
     "ConfigError",
+    "ControlError",
     "EngineError",
     "LivebrushError",
     "ModelError",

@@ -1,8 +1,7 @@
-"""Prompts: their little grammar, and the value that conditions a row."""
+"""Prompts as the value that conditions a row."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,9 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stream.errors import SettingsError
-
-WEIGHT = re.compile(r"^(?P<text>.*\S)\s*:\s*(?P<weight>\d{1,6}(?:\.\d+)?)\s*$", re.DOTALL)
+from stream.grammar import parse
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,19 +49,6 @@ class Text:
 
 def _cat(parts: list[Tensor | None]) -> Tensor | None:
     return None if parts[0] is None else torch.cat([p for p in parts if p is not None])
-
-
-def parse(prompt: str) -> list[tuple[str, float]]:
-    """Texts and weights of a prompt: `watercolor | neon:0.5` is `[("watercolor", 1.0), ("neon", 0.5)]`."""
-    parts = []
-    for piece in prompt.split("|"):
-        found = WEIGHT.match(piece)
-        parts.append((found["text"].strip(), float(found["weight"])) if found else (piece.strip(), 1.0))
-    if len(parts) == 1:  # nothing to weigh it against: 12:30 is a time
-        parts = [(prompt.strip(), 1.0)]
-    if sum(w for _, w in parts) <= 0:
-        raise SettingsError(f"the weights of prompt {prompt[:80]!r} add up to 0: give one part a weight above 0")
-    return [p for p in parts if p[1] > 0]
 
 
 class Prompter:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stream.errors import SettingsError
-from stream.prompt import Prompter, Text, parse
+from stream.grammar import parse
+from stream.prompt import Prompter, Text
 
 
 @pytest.mark.parametrize(
