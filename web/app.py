@@ -23,18 +23,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import FileResponse, JSONResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import loras, messages, sockets, videos
-from web.auth import Guard, Places, Rate
+from web import invite, login, loras, messages, sockets, videos
+from web.access import Role, needs, refusal, role_of
+from web.auth import OPEN, Guard, Places, origin, refuse
 from web.clips import Clips
 from web.config import Config
 from web.control import plain
+from web.door import Door, client, household
 from web.errors import RefusalError
 from web.messages import (
     Answer,
@@ -47,6 +49,7 @@ from web.messages import (
     Patch,
     Patched,
     Problem,
+    Ready,
     Schema,
     SessionFacts,
     SourceName,
@@ -54,7 +57,9 @@ from web.messages import (
     ViewerOffer,
 )
 from web.orders import VideoAsked
+from web.people import People
 from web.pump import Pump
+from web.rate import Rate
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
 from web.sessions import Sessions
@@ -81,11 +86,12 @@ class House:
     sessions: Sessions
     offers: Rate
     jpeg: Executor
+    door: Door
     clips: Clips | None = None
 
     def offer(self, address: str) -> None:
         """Counts an offer; RefusalError where there are too many from that address."""
-        if wait_s := self.offers.wait_s(address):
+        if wait_s := self.offers.wait_s(household(address)):
             told = f"more than {self.config.offers_per_minute} offers a minute from {address}: wait {wait_s:.0f} s"
             raise RefusalError(429, told, headers={"Retry-After": f"{max(1, round(wait_s))}"})
 
@@ -93,11 +99,6 @@ class House:
 def house(connection: HTTPConnection) -> House:
     """The application's own."""
     return cast(House, connection.app.state.house)
-
-
-def client(connection: HTTPConnection) -> str:
-    """The address that asks."""
-    return connection.client.host if connection.client else "?"
 
 
 def found(session: str, has: Annotated[House, Depends(house)]) -> Session:
@@ -114,7 +115,8 @@ def says(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI of answers that are errors."""
     texts = {
         400: "The JSON or the offer cannot be read.",
-        403: "Another site's request: Host or Origin is not this server.",
+        401: "Nobody is known by what was sent: a token is needed.",
+        403: "Another site's request (Host or Origin is not this server), or the role is too small.",
         404: "No such session.",
         408: "The body did not come in time.",
         413: "The body is too large.",
@@ -141,16 +143,17 @@ router = APIRouter()
     responses={**says(403), 503: {"model": Health, "description": "The worker failed for good; notice says why."}},
     tags=["server"],
 )
-async def health(has: Has, response: Response) -> Health:
-    """How the server is."""
-    worker = has.supervisor
+async def health(has: Has, request: Request, response: Response) -> Health:
+    """How the server is; the process and the notice are for those who are known."""
+    worker, known = has.supervisor, role_of(request) >= Role.VIEW
+    notice = worker.notice or (worker.facts.notice if worker.state == "ready" else "")
     ok = worker.state != "failed"
     response.status_code = 200 if ok else 503
     return Health(
         ok=ok,
         worker=worker.state,
-        pid=worker.pid,
-        notice=worker.notice or (worker.facts.notice if worker.state == "ready" else ""),
+        pid=worker.pid if known else None,
+        notice=notice if known else "",
         restarts=worker.restarts,
         sessions=len(has.sessions),
         version=version(),
@@ -158,7 +161,19 @@ async def health(has: Has, response: Response) -> Health:
     )
 
 
-@router.get("/api/schema", responses=says(403), tags=["server"])
+@router.get(
+    "/readyz",
+    responses={**says(403), 503: {"model": Ready, "description": "It starts, or stops: send nobody here now."}},
+    tags=["server"],
+)
+async def readiness(has: Has, response: Response) -> Ready:
+    """Whether somebody new may come: the model is loaded, and the server does not stop."""
+    why = "the server stops" if has.sessions.stopping else "" if has.supervisor.state == "ready" else "not ready yet"
+    response.status_code = 503 if why else 200
+    return Ready(ready=not why, why=why)
+
+
+@router.get("/api/schema", responses=says(403), tags=["server"], dependencies=[needs(Role.VIEW)])
 async def schema(has: Has) -> Schema:
     """The settings, the model, the styles that it knows, and the limits."""
     own: list[Any] = ["server"] if has.sessions.pump is not None else []
@@ -174,7 +189,7 @@ async def schema(has: Has) -> Schema:
     )
 
 
-@router.get("/api/loras", responses=says(403), tags=["server"])
+@router.get("/api/loras", responses=says(403), tags=["server"], dependencies=[needs(Role.VIEW)])
 async def mix(has: Has) -> Loras:
     """The LoRAs that the server knows, and their strengths."""
     return loras.facts(has.supervisor)
@@ -184,6 +199,7 @@ async def mix(has: Has) -> Loras:
     "/api/loras",
     responses={202: {"model": Loras, "description": "Still changing: ask again."}, **says(*WITH_BODY, 503)},
     tags=["server"],
+    dependencies=[needs(Role.ADMIN)],
 )
 async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
     """Changes strengths for every session; the picture goes on. An error says why the old ones stay."""
@@ -195,7 +211,13 @@ async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
 # ------------------------------------------------------------------------------------------------- sessions
 
 
-@router.post("/api/sessions", status_code=201, responses={**says(*WITH_BODY, 429), **FULL}, tags=["sessions"])
+@router.post(
+    "/api/sessions",
+    status_code=201,
+    responses={**says(*WITH_BODY, 429), **FULL},
+    tags=["sessions"],
+    dependencies=[needs(Role.CONTROL)],
+)
 async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Answer:
     """Begins a session with a WebRTC offer. Candidates are in the SDP, of the answer as well."""
     source: SourceName = offer.source or ("page" if sends_video(offer.sdp) else "server")
@@ -210,7 +232,7 @@ async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Ans
     return Answer(id=session.id, sdp=sdp, settings=plain(session.settings), state=session.state, notice=session.remark)
 
 
-@router.get("/api/sessions/{session}", responses=says(403, 404), tags=["sessions"])
+@router.get("/api/sessions/{session}", responses=says(403, 404), tags=["sessions"], dependencies=[needs(Role.VIEW)])
 async def look(session: Found) -> SessionFacts:
     """How a session goes."""
     page = session.page
@@ -226,7 +248,12 @@ async def look(session: Found) -> SessionFacts:
     )
 
 
-@router.patch("/api/sessions/{session}", responses=says(404, *WITH_BODY), tags=["sessions"])
+@router.patch(
+    "/api/sessions/{session}",
+    responses=says(404, *WITH_BODY),
+    tags=["sessions"],
+    dependencies=[needs(Role.CONTROL)],
+)
 async def change(session: Found, patch: Patch) -> Patched:
     """Changes settings. `error` says why they do not hold, where they do not."""
     answer: asyncio.Future[Patched] = asyncio.get_running_loop().create_future()
@@ -242,9 +269,17 @@ async def change(session: Found, patch: Patch) -> Patched:
     return answer.result()
 
 
-@router.delete("/api/sessions/{session}", status_code=204, responses=says(403, 404), tags=["sessions"])
-async def end(session: Found, has: Has) -> None:
-    """Ends a session; its pages are told."""
+@router.delete(
+    "/api/sessions/{session}",
+    status_code=204,
+    responses=says(403, 404),
+    tags=["sessions"],
+    dependencies=[needs(Role.CONTROL)],
+)
+async def end(session: Found, has: Has, request: Request) -> None:
+    """Ends a session; its pages are told. One that stands under a name is everybody's, and an admin's to end."""
+    if session.name is not None and (role := role_of(request)) < Role.ADMIN:
+        raise refusal(role, Role.ADMIN)
     await has.sessions.close(session, "the session was ended")
 
 
@@ -253,6 +288,7 @@ async def end(session: Found, has: Has) -> None:
     status_code=201,
     responses=says(404, *WITH_BODY, 429, 503),
     tags=["sessions"],
+    dependencies=[needs(Role.VIEW)],
 )
 async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> ViewerAnswer:
     """Shows a session's painted picture on one more page."""
@@ -261,7 +297,7 @@ async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> Vi
     return ViewerAnswer(id=name, sdp=sdp)
 
 
-@router.websocket("/api/sessions/ws")
+@router.websocket("/api/sessions/ws", dependencies=[needs(Role.CONTROL)])
 async def websocket(websocket: WebSocket) -> None:
     has, address = house(websocket), client(websocket)
     await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address))
@@ -282,21 +318,6 @@ def direction(*parts: list[str]) -> str:
     return next((word for word in said if word in known), "sendrecv")
 
 
-# ------------------------------------------------------------------------------------------------- pages
-
-
-async def index(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "index.html")
-
-
-async def editor(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "clips.html")
-
-
-async def viewer(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "view.html")
-
-
 # ------------------------------------------------------------------------------------------------- errors
 
 
@@ -307,8 +328,11 @@ class Told(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-async def refused(request: Request, error: Exception) -> Response:
+async def refused(request: HTTPConnection, error: Exception) -> Response:
+    """The refusal; of a WebSocket's handshake it is sent here, as nothing is done with what is returned."""
     assert isinstance(error, RefusalError)
+    if isinstance(request, WebSocket):
+        await refuse(request.scope, request.receive, request.send, error)
     return Told(error.told(request.url.path), error.status, error.headers)
 
 
@@ -363,14 +387,15 @@ def create_app(
     clips: Clips | None = None,
 ) -> FastAPI:
     """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
-    makes the clips."""
+    makes the clips. ServeError where a token, a key or an origin is wrong."""
+    door = Door(People.of(config.access), config.port)
     sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
-            app.state.house = House(config, supervisor, sessions, offers, pool, clips)
+            app.state.house = House(config, supervisor, sessions, offers, pool, door, clips)
             async with running(supervisor, sessions, pump, clips):
                 yield
 
@@ -390,14 +415,23 @@ def create_app(
         docs_url=None,  # both pages of FastAPI come from elsewhere
         redoc_url=None,
         exception_handlers=handlers,
-        routes=[Route("/", index), Route("/view", viewer), Route("/clips", editor)],
+        routes=login.PAGES,
     )
     app.include_router(router)
+    app.include_router(login.router)
+    app.include_router(invite.router)
     app.include_router(videos.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
-    app.add_middleware(Guard, places=Places(config.host, config.port))
+    app.add_middleware(Guard, places=places(config), door=door)
+    if config.access.proxies:  # outside the guard, which then sees who really asks
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(config.access.proxies))
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+def places(config: Config) -> Places:
+    """Where the server is."""
+    return Places(config.host, config.port, config.scheme, tuple(map(origin, config.access.origins)))
 
 
 @contextlib.asynccontextmanager
@@ -439,8 +473,21 @@ def document(app: FastAPI) -> dict[str, Any]:
         spoken = [(kind, "validation") for kind in (*messages.SPOKEN, VideoAsked)]
         _, extra = models_json_schema(cast(Any, spoken), ref_template="#/components/schemas/{model}")
         made["components"]["schemas"] = extra["$defs"] | made["components"]["schemas"]
-        app.openapi_schema = without_defaults(made)
+        app.openapi_schema = with_credentials(without_defaults(made))
     return app.openapi_schema
+
+
+def with_credentials(made: dict[str, Any]) -> dict[str, Any]:
+    """The document with how to say who one is, and what is answered where that is missing."""
+    schemes = {"token": {"type": "http", "scheme": "bearer"}, "page": {"type": "apiKey", "in": "cookie",
+               "name": "livebrush-PORT", "description": "Set by POST /api/login."}}  # fmt: skip
+    made["components"]["securitySchemes"] = schemes
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, operations in made["paths"].items():
+        for operation in operations.values() if path not in OPEN else ():
+            operation["security"] = [{"token": []}, {"page": []}]
+            operation["responses"].setdefault("401", {"description": says(401)[401]["description"], "content": problem})
+    return made
 
 
 def without_defaults(made: dict[str, Any]) -> dict[str, Any]:

@@ -188,6 +188,25 @@ class Health(Model):
     clips: ClipsHealth | None = None
 
 
+class Ready(Model):
+    """Whether somebody new may come, and why not."""
+
+    ready: bool
+    why: str
+
+
+class LoginAsked(Model):
+    """A token, a JSON Web Token, or the code of a link."""
+
+    token: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Me(Model):
+    """Who asks."""
+
+    role: Literal["nobody", "view", "control", "admin"]
+
+
 # ------------------------------------------------------------------------------------------------- clips
 
 

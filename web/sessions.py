@@ -114,6 +114,11 @@ class Sessions:
         return session
 
     @property
+    def stopping(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._closed
+
+    @property
     def standing(self) -> Mapping[str, Session]:
         """The sessions that have a name, by it."""
         return self._by_name
