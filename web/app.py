@@ -30,7 +30,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import invite, login, loras, messages, sockets, videos
+from web import invite, login, loras, messages, metrics, sockets, videos
 from web.access import Role, needs, refusal, role_of
 from web.auth import OPEN, Guard, Places, origin, refuse
 from web.clips import Clips
@@ -56,6 +56,7 @@ from web.messages import (
     ViewerAnswer,
     ViewerOffer,
 )
+from web.metrics import Figures
 from web.orders import VideoAsked
 from web.people import People
 from web.pump import Pump
@@ -88,6 +89,11 @@ class House:
     jpeg: Executor
     door: Door
     clips: Clips | None = None
+
+    @property
+    def figures(self) -> Figures:
+        """What is counted."""
+        return self.sessions.world.figures
 
     def offer(self, address: str) -> None:
         """Counts an offer; RefusalError where there are too many from that address."""
@@ -182,7 +188,11 @@ async def schema(has: Has) -> Schema:
         defaults=plain(has.sessions.defaults),
         model=has.sessions.world.model(),
         styles=list(has.supervisor.facts.prompts),
-        limits=Limits(sessions=has.config.limit, offers_per_minute=has.config.offers_per_minute),
+        limits=Limits(
+            sessions=has.config.limit,
+            session_minutes=has.config.access.session_minutes,
+            offers_per_minute=has.config.offers_per_minute,
+        ),
         version=version(),
         sources=["camera", "screen", "file", "testcard", *own],
         clips=has.clips is not None,
@@ -221,13 +231,14 @@ async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
 async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Answer:
     """Begins a session with a WebRTC offer. Candidates are in the SDP, of the answer as well."""
     source: SourceName = offer.source or ("page" if sends_video(offer.sdp) else "server")
-    session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
-    sdp = None
-    try:
-        sdp = await session.answer(offer.sdp)
-    finally:  # whatever it was, also a cancelled request: no place stays taken
-        if sdp is None:
-            await has.sessions.close(session, "the offer was refused")
+    with has.figures.offered():
+        session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
+        sdp = None
+        try:
+            sdp = await session.answer(offer.sdp)
+        finally:  # whatever it was, also a cancelled request: no place stays taken
+            if sdp is None:
+                await has.sessions.close(session, "the offer was refused")
     response.headers["Location"] = f"/api/sessions/{session.id}"
     return Answer(id=session.id, sdp=sdp, settings=plain(session.settings), state=session.state, notice=session.remark)
 
@@ -292,8 +303,9 @@ async def end(session: Found, has: Has, request: Request) -> None:
 )
 async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> ViewerAnswer:
     """Shows a session's painted picture on one more page."""
-    has.offer(asks)
-    name, sdp = await session.view(offer.sdp)
+    with has.figures.offered():
+        has.offer(asks)
+        name, sdp = await session.view(offer.sdp)
     return ViewerAnswer(id=name, sdp=sdp)
 
 
@@ -389,7 +401,8 @@ def create_app(
     """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
     makes the clips. ServeError where a token, a key or an origin is wrong."""
     door = Door(People.of(config.access), config.port)
-    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
+    minutes = config.access.session_minutes
+    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers, minutes=minutes)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -420,6 +433,7 @@ def create_app(
     app.include_router(router)
     app.include_router(login.router)
     app.include_router(invite.router)
+    app.include_router(metrics.router)
     app.include_router(videos.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=places(config), door=door)

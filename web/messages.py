@@ -141,6 +141,7 @@ class Limits(Model):
     """What the server lets through."""
 
     sessions: int
+    session_minutes: Annotated[float | None, Field(description="Of a session, while others wait.")] = None
     body_bytes: int = BODY_LIMIT
     message_bytes: int = MESSAGE_LIMIT
     messages_per_s: int = MESSAGES_A_SECOND
@@ -383,6 +384,7 @@ class Welcome(Model):
     model: ModelFacts
     state: State
     notice: str
+    ends_in_s: Annotated[float | None, Field(description="Until the session makes room for those who wait.")] = None
 
 
 class SettingsTold(Model):
@@ -420,6 +422,7 @@ class Stats(Model):
     sessions: int
     restarts: int
     transport: Literal["webrtc", "websocket"]
+    ends_in_s: Annotated[float | None, Field(description="Until the session makes room for those who wait.")] = None
 
 
 class FramesTold(Model):
@@ -460,10 +463,11 @@ class Refused(Model):
 
 
 class Bye(Model):
-    """The last message: the server closes the session."""
+    """The last message: the server closes the session. `queue`: its page has a place among those who wait."""
 
     type: Literal["bye"] = "bye"
     reason: str
+    queue: Place | None = None
 
 
 ServerMessage = Welcome | SettingsTold | StateTold | Stats | FramesTold | LorasTold | Pong | ErrorTold | Refused | Bye
