@@ -376,13 +376,13 @@ def test_strangers_and_their_bodies(server: Served) -> None:
             told = answer.json()["error"]
             assert answer.status_code == 403 or ("Sec-Fetch-Site" in headers and answer.status_code in (403, 404)), told
             assert told["type"] == "invalid_request_error"
-    assert server.http.post("/v1/videos", content=b"prompt=x").status_code == 415
+    assert server.http.post("/v1/videos", content=b"prompt=x").status_code == 403
     assert server.http.post("/v1/videos", content=b"{", headers=JSON).status_code == 400
     assert server.http.post("/v1/videos", content=b"[" * 100_000, headers=JSON).status_code == 400
     assert server.http.post("/v1/videos", content=b"3", headers=JSON).status_code == 422
     large = server.http.post("/v1/videos", content=b" " * (auth.TIMELINE_LIMIT + 1), headers=JSON)
     assert large.status_code == 413
-    assert server.http.post("/api/sessions", **form).status_code == 415, "forms are for clips only"
+    assert server.http.post("/api/sessions", **form).status_code == 403, "forms are for clips only"
     wrong = server.http.post("/v1/videos", data={"prompt": "x"}, files={"other": ("a.png", png())})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "other")
     assert server.http.get("/v1/videos").json()["data"] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from web.errors import RefusalError
@@ -32,6 +31,7 @@ def role_of(connection: HTTPConnection) -> Role:
 
 def needs(least: Role) -> Any:
     """A dependency that refuses whoever may do less: 401 where nobody is known, 403 where the role is too small."""
+    from fastapi import Depends  # heavy, and not for those who only want to know what a role is
 
     def check(connection: HTTPConnection) -> Role:
         role = role_of(connection)

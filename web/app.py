@@ -24,19 +24,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import FileResponse, JSONResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import loras, messages, sockets, standing, videos, whip
-from web.access import Role, needs, refusal
-from web.auth import Guard, Places, Rate
+from web import invite, login, loras, messages, metrics, sockets, standing, videos, whip
+from web.access import Role, needs, refusal, role_of
+from web.auth import OPEN, Guard, Places, origin, refuse
 from web.clips import Clips
 from web.config import Config
 from web.control import plain
+from web.door import Door, client, household
 from web.errors import RefusalError
 from web.media.ice import PortsError
 from web.messages import (
@@ -50,15 +51,19 @@ from web.messages import (
     Patch,
     Patched,
     Problem,
+    Ready,
     Schema,
     SessionFacts,
     SourceName,
     ViewerAnswer,
     ViewerOffer,
 )
+from web.metrics import Figures
 from web.offer import sends_video
 from web.orders import VideoAsked
+from web.people import People
 from web.pump import Pump
+from web.rate import Rate
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
 from web.sessions import Sessions
@@ -85,11 +90,17 @@ class House:
     sessions: Sessions
     offers: Rate
     jpeg: Executor
+    door: Door
     clips: Clips | None = None
+
+    @property
+    def figures(self) -> Figures:
+        """What is counted."""
+        return self.sessions.world.figures
 
     def offer(self, address: str) -> None:
         """Counts an offer; RefusalError where there are too many from that address."""
-        if wait_s := self.offers.wait_s(address):
+        if wait_s := self.offers.wait_s(household(address)):
             told = f"more than {self.config.offers_per_minute} offers a minute from {address}: wait {wait_s:.0f} s"
             raise RefusalError(429, told, headers={"Retry-After": f"{max(1, round(wait_s))}"})
 
@@ -97,11 +108,6 @@ class House:
 def house(connection: HTTPConnection) -> House:
     """The application's own."""
     return cast(House, connection.app.state.house)
-
-
-def client(connection: HTTPConnection) -> str:
-    """The address that asks."""
-    return connection.client.host if connection.client else "?"
 
 
 def found(session: str, has: Annotated[House, Depends(house)]) -> Session:
@@ -118,7 +124,8 @@ def says(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI of answers that are errors."""
     texts = {
         400: "The JSON or the offer cannot be read.",
-        403: "Another site's request: Host or Origin is not this server.",
+        401: "Nobody is known by what was sent: a token is needed.",
+        403: "Another site's request (Host or Origin is not this server), or the role is too small.",
         404: "No such session.",
         408: "The body did not come in time.",
         413: "The body is too large.",
@@ -145,16 +152,17 @@ router = APIRouter()
     responses={**says(403), 503: {"model": Health, "description": "The worker failed for good; notice says why."}},
     tags=["server"],
 )
-async def health(has: Has, response: Response) -> Health:
-    """How the server is."""
-    worker = has.supervisor
+async def health(has: Has, request: Request, response: Response) -> Health:
+    """How the server is; the process and the notice are for those who are known."""
+    worker, known = has.supervisor, role_of(request) >= Role.VIEW
+    notice = worker.notice or (worker.facts.notice if worker.state == "ready" else "")
     ok = worker.state != "failed"
     response.status_code = 200 if ok else 503
     return Health(
         ok=ok,
         worker=worker.state,
-        pid=worker.pid,
-        notice=worker.notice or (worker.facts.notice if worker.state == "ready" else ""),
+        pid=worker.pid if known else None,
+        notice=notice if known else "",
         restarts=worker.restarts,
         sessions=len(has.sessions),
         version=version(),
@@ -162,7 +170,19 @@ async def health(has: Has, response: Response) -> Health:
     )
 
 
-@router.get("/api/schema", responses=says(403), tags=["server"])
+@router.get(
+    "/readyz",
+    responses={**says(403), 503: {"model": Ready, "description": "It starts, or stops: send nobody here now."}},
+    tags=["server"],
+)
+async def readiness(has: Has, response: Response) -> Ready:
+    """Whether somebody new may come: the model is loaded, and the server does not stop."""
+    why = "the server stops" if has.sessions.stopping else "" if has.supervisor.state == "ready" else "not ready yet"
+    response.status_code = 503 if why else 200
+    return Ready(ready=not why, why=why)
+
+
+@router.get("/api/schema", responses=says(403), tags=["server"], dependencies=[needs(Role.VIEW)])
 async def schema(has: Has) -> Schema:
     """The settings, the model, the styles that it knows, and the limits."""
     own: list[Any] = ["server"] if has.sessions.pump is not None else []
@@ -171,14 +191,18 @@ async def schema(has: Has) -> Schema:
         defaults=plain(has.sessions.defaults),
         model=has.sessions.world.model(),
         styles=list(has.supervisor.facts.prompts),
-        limits=Limits(sessions=has.config.limit, offers_per_minute=has.config.offers_per_minute),
+        limits=Limits(
+            sessions=has.config.limit,
+            session_minutes=has.config.access.session_minutes,
+            offers_per_minute=has.config.offers_per_minute,
+        ),
         version=version(),
         sources=["camera", "screen", "file", "testcard", *own],
         clips=has.clips is not None,
     )
 
 
-@router.get("/api/loras", responses=says(403), tags=["server"])
+@router.get("/api/loras", responses=says(403), tags=["server"], dependencies=[needs(Role.VIEW)])
 async def mix(has: Has) -> Loras:
     """The LoRAs that the server knows, and their strengths."""
     return loras.facts(has.supervisor)
@@ -188,6 +212,7 @@ async def mix(has: Has) -> Loras:
     "/api/loras",
     responses={202: {"model": Loras, "description": "Still changing: ask again."}, **says(*WITH_BODY, 503)},
     tags=["server"],
+    dependencies=[needs(Role.ADMIN)],
 )
 async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
     """Changes strengths for every session; the picture goes on. An error says why the old ones stay."""
@@ -199,22 +224,29 @@ async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
 # ------------------------------------------------------------------------------------------------- sessions
 
 
-@router.post("/api/sessions", status_code=201, responses={**says(*WITH_BODY, 429), **FULL}, tags=["sessions"])
+@router.post(
+    "/api/sessions",
+    status_code=201,
+    responses={**says(*WITH_BODY, 429), **FULL},
+    tags=["sessions"],
+    dependencies=[needs(Role.CONTROL)],
+)
 async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Answer:
     """Begins a session with a WebRTC offer. Candidates are in the SDP, of the answer as well."""
     source: SourceName = offer.source or ("page" if sends_video(offer.sdp) else "server")
-    session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
-    sdp = None
-    try:
-        sdp = await session.answer(offer.sdp)
-    finally:  # whatever it was, also a cancelled request: no place stays taken
-        if sdp is None:
-            await has.sessions.close(session, "the offer was refused")
+    with has.figures.offered():
+        session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
+        sdp = None
+        try:
+            sdp = await session.answer(offer.sdp)
+        finally:  # whatever it was, also a cancelled request: no place stays taken
+            if sdp is None:
+                await has.sessions.close(session, "the offer was refused")
     response.headers["Location"] = f"/api/sessions/{session.id}"
     return Answer(id=session.id, sdp=sdp, settings=plain(session.settings), state=session.state, notice=session.remark)
 
 
-@router.get("/api/sessions/{session}", responses=says(403, 404), tags=["sessions"])
+@router.get("/api/sessions/{session}", responses=says(403, 404), tags=["sessions"], dependencies=[needs(Role.VIEW)])
 async def look(session: Found) -> SessionFacts:
     """How a session goes."""
     page = session.page
@@ -230,7 +262,12 @@ async def look(session: Found) -> SessionFacts:
     )
 
 
-@router.patch("/api/sessions/{session}", responses=says(404, *WITH_BODY), tags=["sessions"])
+@router.patch(
+    "/api/sessions/{session}",
+    responses=says(404, *WITH_BODY),
+    tags=["sessions"],
+    dependencies=[needs(Role.CONTROL)],
+)
 async def change(session: Found, patch: Patch) -> Patched:
     """Changes settings. `error` says why they do not hold, where they do not."""
     answer: asyncio.Future[Patched] = asyncio.get_running_loop().create_future()
@@ -246,9 +283,17 @@ async def change(session: Found, patch: Patch) -> Patched:
     return answer.result()
 
 
-@router.delete("/api/sessions/{session}", status_code=204, responses=says(403, 404), tags=["sessions"])
-async def end(session: Found, has: Has) -> None:
-    """Ends a session; its pages are told."""
+@router.delete(
+    "/api/sessions/{session}",
+    status_code=204,
+    responses=says(403, 404),
+    tags=["sessions"],
+    dependencies=[needs(Role.CONTROL)],
+)
+async def end(session: Found, has: Has, request: Request) -> None:
+    """Ends a session; its pages are told. One that stands under a name is everybody's, and an admin's to end."""
+    if session.name is not None and (role := role_of(request)) < Role.ADMIN:
+        raise refusal(role, Role.ADMIN)
     await has.sessions.close(session, "the session was ended")
 
 
@@ -257,6 +302,7 @@ async def end(session: Found, has: Has) -> None:
     status_code=201,
     responses=says(404, *WITH_BODY, 429, 503),
     tags=["sessions"],
+    dependencies=[needs(Role.VIEW)],
 )
 async def view(
     session: Found, offer: ViewerOffer, has: Has, asks: Client, role: Annotated[Role, needs(Role.VIEW)]
@@ -264,30 +310,16 @@ async def view(
     """Shows a session's painted picture on one more page, which may change settings if it asks for that."""
     if offer.control and role < Role.CONTROL:
         raise refusal(role, Role.CONTROL)
-    has.offer(asks)
-    name, sdp = await session.view(offer.sdp, may_change=offer.control)
+    with has.figures.offered():
+        has.offer(asks)
+        name, sdp = await session.view(offer.sdp, may_change=offer.control)
     return ViewerAnswer(id=name, sdp=sdp)
 
 
-@router.websocket("/api/sessions/ws")
+@router.websocket("/api/sessions/ws", dependencies=[needs(Role.CONTROL)])
 async def websocket(websocket: WebSocket) -> None:
     has, address = house(websocket), client(websocket)
     await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address))
-
-
-# ------------------------------------------------------------------------------------------------- pages
-
-
-async def index(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "index.html")
-
-
-async def editor(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "clips.html")
-
-
-async def viewer(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "view.html")
 
 
 # ------------------------------------------------------------------------------------------------- errors
@@ -300,8 +332,11 @@ class Told(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-async def refused(request: Request, error: Exception) -> Response:
+async def refused(request: HTTPConnection, error: Exception) -> Response:
+    """The refusal; of a WebSocket's handshake it is sent here, as nothing is done with what is returned."""
     assert isinstance(error, RefusalError)
+    if isinstance(request, WebSocket):
+        await refuse(request.scope, request.receive, request.send, error)
     return Told(error.told(request.url.path), error.status, error.headers)
 
 
@@ -360,15 +395,17 @@ def create_app(
     clips: Clips | None = None,
 ) -> FastAPI:
     """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
-    makes the clips."""
+    makes the clips. ServeError where a token, a key or an origin is wrong."""
+    door = Door(People.of(config.access), config.port)
+    minutes = config.access.session_minutes
     answers = answers or cast(Answers, partial(Peer.answer, network=config.network))
-    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
+    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers, minutes=minutes)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
-            app.state.house = House(config, supervisor, sessions, offers, pool, clips)
+            app.state.house = House(config, supervisor, sessions, offers, pool, door, clips)
             async with running(supervisor, sessions, pump, clips):
                 yield
 
@@ -389,16 +426,26 @@ def create_app(
         docs_url=None,  # both pages of FastAPI come from elsewhere
         redoc_url=None,
         exception_handlers=handlers,
-        routes=[Route("/", index), Route("/view", viewer), Route("/clips", editor)],
+        routes=login.PAGES,
     )
     app.include_router(router)
+    app.include_router(login.router)
+    app.include_router(invite.router)
+    app.include_router(metrics.router)
     app.include_router(videos.router)
     app.include_router(standing.router)
     app.include_router(whip.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
-    app.add_middleware(Guard, places=Places(config.host, config.port))
+    app.add_middleware(Guard, places=places(config), door=door)
+    if config.access.proxies:  # outside the guard, which then sees who really asks
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(config.access.proxies))
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+def places(config: Config) -> Places:
+    """Where the server is."""
+    return Places(config.host, config.port, config.scheme, tuple(map(origin, config.access.origins)))
 
 
 @contextlib.asynccontextmanager
@@ -440,8 +487,21 @@ def document(app: FastAPI) -> dict[str, Any]:
         spoken = [(kind, "validation") for kind in (*messages.SPOKEN, VideoAsked)]
         _, extra = models_json_schema(cast(Any, spoken), ref_template="#/components/schemas/{model}")
         made["components"]["schemas"] = extra["$defs"] | made["components"]["schemas"]
-        app.openapi_schema = without_defaults(made)
+        app.openapi_schema = with_credentials(without_defaults(made))
     return app.openapi_schema
+
+
+def with_credentials(made: dict[str, Any]) -> dict[str, Any]:
+    """The document with how to say who one is, and what is answered where that is missing."""
+    schemes = {"token": {"type": "http", "scheme": "bearer"}, "page": {"type": "apiKey", "in": "cookie",
+               "name": "livebrush-PORT", "description": "Set by POST /api/login."}}  # fmt: skip
+    made["components"]["securitySchemes"] = schemes
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, operations in made["paths"].items():
+        for operation in operations.values() if path not in OPEN else ():
+            operation["security"] = [{"token": []}, {"page": []}]
+            operation["responses"].setdefault("401", {"description": says(401)[401]["description"], "content": problem})
+    return made
 
 
 def without_defaults(made: dict[str, Any]) -> dict[str, Any]:

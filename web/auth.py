@@ -1,7 +1,8 @@
-"""Who may ask what: the Host and Origin of every request, the kind and size of its body, and how often.
+"""Who may ask what: the Host and Origin of every request, who asks, and the kind and size of its body.
 
 `Guard` stands before the application, so that nothing behind it needs to think of other sites: a page of another site
-cannot reach the server under its own name (DNS rebinding: Host), nor from its own place (Origin, Sec-Fetch-Site).
+cannot reach the server under its own name (DNS rebinding: Host), nor from its own place (Origin, Sec-Fetch-Site). It
+leaves the role of whoever asks in the scope (`web.access`), and lets those whom nobody knows see the login only.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.errors import RefusalError
+from web.access import SCOPE, Role, refusal
+from web.door import Door
+from web.errors import RefusalError, ServeError
 from web.messages import BODY_LIMIT, TIMELINE_LIMIT, UPLOAD_LIMIT
+from web.rate import Rate as Rate
 
 TWINS = ("localhost", "127.0.0.1", "::1")  # names of one and the same place
 BODY_S = 10.0  # a body must be here by then
@@ -27,8 +33,12 @@ WITH_BODY = ("POST", "PUT", "PATCH")
 VIDEOS = "/v1/videos"  # takes forms with a file
 LONGER = {VIDEOS: TIMELINE_LIMIT, "/api/clips/plan": TIMELINE_LIMIT}  # bodies that may be longer than others
 FORM = "multipart/form-data"
+JSON = "application/json"
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"  # WHIP and WHEP: offers, and what follows them
-ADDRESSES = 4096  # that `Rate` remembers at most
+SIMPLE = ("", "text/plain", "application/x-www-form-urlencoded", FORM)  # what any site may send without being asked
+PAGES = ("/", "/view", "/clips")  # show a login to those whom nobody knows
+OPEN = (*PAGES, "/healthz", "/readyz", "/api/login", "/api/me")  # for everybody, as is what lies below /static
+PORTS = {"http": 80, "https": 443}
 HEADERS = {
     "cache-control": "no-cache",  # asked for again after an update; unchanged files cost a 304
     "content-security-policy": "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -73,15 +83,40 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454); ServeError where the text is none."""
+    scheme, _, place = text.strip().lower().rstrip("/").partition("://")
+    try:
+        host, port = split(place)
+    except ValueError:
+        host, port = "", None
+    if scheme not in PORTS or not re.fullmatch(r"[a-z0-9.:_-]+", host):
+        raise ServeError(f"origin {text[:80]!r} is none: use e.g. https://stage.example")
+    return f"{scheme}://{bracketed(host)}" + (f":{port}" if port not in (None, PORTS[scheme]) else "")
+
+
+def bracketed(host: str) -> str:
+    """As it stands in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
 @dataclass(frozen=True)
 class Places:
-    """The names under which the server may be asked: those of the address that it is bound to.
+    """The names under which the server may be asked: those of the address that it is bound to, and of `origins`.
 
     Off loopback it also answers to this machine's names and to any plain address: only a name can be rebound.
     """
 
     host: str
     port: int
+    scheme: str = "http"
+    origins: tuple[str, ...] = ()  # as `origin` gives them
+    _others: frozenset[tuple[str, int]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = [(text.partition("://")[0], split(text.partition("://")[2])) for text in self.origins]
+        others = frozenset((host, port or PORTS[scheme]) for scheme, (host, port) in parts)
+        object.__setattr__(self, "_others", others)
 
     def known(self, netloc: str) -> bool:
         """Whether a Host header names this server."""
@@ -89,15 +124,25 @@ class Places:
             host, port = split(netloc)
         except ValueError:
             return False
-        return (80 if port is None else port) == self.port and self._named(host)
+        if {(host, port or PORTS[scheme]) for scheme in PORTS} & self._others:
+            return True
+        return self._own(host, port)
 
     def same_site(self, origin: str, netloc: str) -> bool:
         """Whether an Origin is the page of this server, asked under the Host `netloc`."""
+        if origin in self.origins:
+            return True
         scheme, _, place = origin.partition("://")
-        if scheme != "http" or not self.known(place):
+        try:
+            (host, port), asked = split(place), split(netloc)[0]
+        except ValueError:
             return False
-        host, asked = split(place)[0], split(netloc)[0]
+        if scheme != self.scheme or not self._own(host, port):
+            return False
         return host == asked or (is_loopback(host) and is_loopback(asked))
+
+    def _own(self, host: str, port: int | None) -> bool:
+        return (PORTS[self.scheme] if port is None else port) == self.port and self._named(host)
 
     def _named(self, host: str) -> bool:
         if is_loopback(self.host):
@@ -106,8 +151,7 @@ class Places:
         return host in (self.host, *TWINS, own, f"{own}.local") or is_address(host)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
 
 
 def is_address(host: str) -> bool:
@@ -119,57 +163,45 @@ def is_address(host: str) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------------- how often
-
-
-class Rate:
-    """At most `count` in `per_s` seconds by key, spread evenly after a burst (a token bucket for each key)."""
-
-    def __init__(self, count: int, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._count, self._per_s, self._clock = count, per_s, clock
-        self._left: dict[str, tuple[float, float]] = {}  # by key: tokens, and when they were counted
-
-    def wait_s(self, key: str = "") -> float:
-        """Takes one; 0, or the seconds until there is one again."""
-        now = self._clock()
-        tokens, since = self._left.pop(key, (float(self._count), now))
-        tokens = min(self._count, tokens + (now - since) * self._count / self._per_s)
-        taken = tokens >= 1
-        self._left[key] = tokens - taken, now
-        while len(self._left) > ADDRESSES:
-            del self._left[next(iter(self._left))]  # whoever asked longest ago
-        return 0.0 if taken else (1 - tokens) * self._per_s / self._count
-
-
 # ------------------------------------------------------------------------------------------------- the guard
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts and origins, other bodies than JSON (and the form of a clip), and bodies
-    that are too large."""
+    """ASGI middleware: refuses foreign hosts and origins, those whom nobody knows, other bodies than JSON (the SDP of
+    WHIP, and the form of a clip), and bodies that are too large."""
 
-    def __init__(self, app: ASGIApp, places: Places) -> None:
-        self._app, self._places = app, places
+    def __init__(self, app: ASGIApp, places: Places, door: Door) -> None:
+        self._app, self._places, self._door = app, places, door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = headers_of(scope)
+        http = scope["type"] == "http"
         try:
             self._check(scope, headers)
-            if scope["type"] == "http" and scope["method"] in WITH_BODY:
+            scope[SCOPE] = self._role(scope)
+            if http and scope["method"] in WITH_BODY:
                 receive = await self._body(scope["path"], receive, headers)
-        except RefusalError as refusal:
-            await refuse(scope, receive, send, refusal)
+        except RefusalError as no:
+            await refuse(scope, receive, send, no)
             return
-        await self._app(scope, receive, with_headers(send, headers["host"]) if scope["type"] == "http" else send)
+        safe = scope["scheme"] in ("https", "wss") or f"https://{headers['host']}" in self._places.origins
+        await self._app(scope, receive, with_headers(send, headers["host"], safe) if http else send)
+
+    def _role(self, scope: Scope) -> Role:
+        """Who asks; RefusalError where it is nobody, unless that is open to everybody."""
+        role = self._door.role(HTTPConnection(scope))
+        if role is Role.NOBODY and scope["path"] not in OPEN and not scope["path"].startswith("/static/"):
+            raise refusal(role, Role.VIEW)
+        return role
 
     async def _body(self, path: str, receive: Receive, headers: Mapping[str, str]) -> Receive:
         """`receive` with a body that is not too large: read already, unless it is a form."""
         if path == VIDEOS and kind_of(headers) == FORM:
             return bounded(receive, headers)
-        if path.startswith(f"{VIDEOS}/") and not {"content-type", "transfer-encoding"} & headers.keys():
+        if is_empty(headers):
             return replay(b"", receive)  # what is asked for stands in the path; a browser tells its Origin all the same
         limit = LONGER.get(path, BODY_LIMIT)
         return replay(await body(receive, headers, limit, kind_for(path)), receive)
@@ -185,6 +217,12 @@ class Guard:
         )
         if asks and headers.get("sec-fetch-site") == "cross-site":
             raise RefusalError(403, f"the request comes from another site: use the page at {self._places}")
+
+
+def is_empty(headers: Mapping[str, str]) -> bool:
+    """Whether nothing is sent, and nothing is said of its kind."""
+    nothing = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    return nothing and "content-type" not in headers
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -204,17 +242,16 @@ def kind_of(headers: Mapping[str, str]) -> str:
 def kind_for(path: str) -> str:
     """The type of the body that is sent to that path."""
     if not path.startswith(("/whip", "/whep")):
-        return "application/json"
+        return JSON
     return FRAGMENT if path.count("/") > 2 else SDP
 
 
-async def body(
-    receive: Receive, headers: Mapping[str, str], limit: int = BODY_LIMIT, wanted: str = "application/json"
-) -> bytes:
+async def body(receive: Receive, headers: Mapping[str, str], limit: int = BODY_LIMIT, wanted: str = JSON) -> bytes:
     """The whole body. RefusalError where it is of another type, too large (told as soon as it is), or does not come."""
     kind = kind_of(headers)
     if kind != wanted:
-        raise RefusalError(415, f"Content-Type is {kind[:80] or 'missing'!r}: send {wanted}")
+        told = f"Content-Type is {kind[:80] or 'missing'!r}: send {wanted}"
+        raise RefusalError(403 if kind in SIMPLE else 415, told)
     _check_length(headers, limit)
     try:
         return await asyncio.wait_for(_read(receive, limit), BODY_S)
@@ -278,9 +315,10 @@ def replay(data: bytes, receive: Receive) -> Receive:
     return again
 
 
-def with_headers(send: Send, host: str) -> Send:
-    """`send` with the headers of a page that needs nothing from elsewhere."""
-    own = [(k.encode(), v.replace("{socket}", f"ws://{host}").encode("latin-1")) for k, v in HEADERS.items()]
+def with_headers(send: Send, host: str, safe: bool) -> Send:
+    """`send` with the headers of a page that needs nothing from elsewhere; `safe`: it was asked for over HTTPS."""
+    socket = f"{'wss' if safe else 'ws'}://{host}"
+    own = [(k.encode(), v.replace("{socket}", socket).encode("latin-1")) for k, v in HEADERS.items()]
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -4,12 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from stream.config import Lora
 from web.network import Network
 
 OFFERS_A_MINUTE = 10
 CLIPS = 50
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may come, and from where. Secrets are left out of its repr."""
+
+    tokens: tuple[str, ...] = field(default=(), repr=False)  # role:secret
+    jwt_key: str | None = field(default=None, repr=False)  # a file with a key, or a shared secret
+    origins: tuple[str, ...] = ()  # other places where the page is to be had, e.g. https://stage.example
+    proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded headers are believed
+    session_minutes: float | None = None  # of a page, while others wait
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody is asked who they are."""
+        return bool(self.tokens or self.jwt_key)
+
+
+@dataclass(frozen=True)
+class Https:
+    """Whether it speaks HTTPS: with a certificate that is given, or one that is made."""
+
+    made: bool = False
+    cert: Path | None = None
+    key: Path | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self.made or self.cert is not None
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What is logged. `level` None: warnings, and in JSON what happens as well."""
+
+    form: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,3 +72,11 @@ class Config:
     clips_allow: tuple[str, ...] = ()  # models, motion modules and back ends that requests for clips may name
     loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths
     network: Network = field(default_factory=Network)  # STUN, TURN, UDP ports
+    access: Access = Access()
+    https: Https = Https()
+    logs: Logs = Logs()
+
+    @property
+    def scheme(self) -> str:
+        """Of its addresses."""
+        return "https" if self.https.wanted else "http"

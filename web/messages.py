@@ -159,6 +159,7 @@ class Limits(Model):
     """What the server lets through."""
 
     sessions: int
+    session_minutes: Annotated[float | None, Field(description="Of a session, while others wait.")] = None
     body_bytes: int = BODY_LIMIT
     message_bytes: int = MESSAGE_LIMIT
     messages_per_s: int = MESSAGES_A_SECOND
@@ -237,6 +238,25 @@ class IceServers(Model):
     """What goes into `RTCConfiguration`."""
 
     iceServers: list[IceServerTold]  # noqa: N815 (the browser's name)
+
+
+class Ready(Model):
+    """Whether somebody new may come, and why not."""
+
+    ready: bool
+    why: str
+
+
+class LoginAsked(Model):
+    """A token, a JSON Web Token, or the code of a link."""
+
+    token: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Me(Model):
+    """Who asks."""
+
+    role: Literal["nobody", "view", "control", "admin"]
 
 
 # ------------------------------------------------------------------------------------------------- clips
@@ -415,6 +435,7 @@ class Welcome(Model):
     model: ModelFacts
     state: State
     notice: str
+    ends_in_s: Annotated[float | None, Field(description="Until the session makes room for those who wait.")] = None
 
 
 class SettingsTold(Model):
@@ -452,6 +473,7 @@ class Stats(Model):
     sessions: int
     restarts: int
     transport: Literal["webrtc", "websocket"]
+    ends_in_s: Annotated[float | None, Field(description="Until the session makes room for those who wait.")] = None
 
 
 class FramesTold(Model):
@@ -492,10 +514,11 @@ class Refused(Model):
 
 
 class Bye(Model):
-    """The last message: the server closes the session."""
+    """The last message: the server closes the session. `queue`: its page has a place among those who wait."""
 
     type: Literal["bye"] = "bye"
     reason: str
+    queue: Place | None = None
 
 
 ServerMessage = Welcome | SettingsTold | StateTold | Stats | FramesTold | LorasTold | Pong | ErrorTold | Refused | Bye

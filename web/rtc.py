@@ -216,7 +216,8 @@ class Peer:
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start; rates in bits a second, times in ms."""
-        figures: dict[str, Any] = {"transport": "webrtc", "state": self.state, "hidden": self.hidden}
+        figures: dict[str, Any] = {"transport": "webrtc", "state": self.state, "hidden": self.hidden,
+                                   "bytes": self._connection.bytes}  # fmt: skip
         if self._receiver is not None:
             figures["in"] = received(self._receiver)
         if self._sender is not None:

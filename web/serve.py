@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import socket
 import sys
@@ -20,9 +21,10 @@ from rich.console import Console
 
 from stream.config import ModelSpec, spec
 from stream.messages import Fake, Plan, pass_through
-from web.auth import Places, is_loopback
+from web.auth import Places, is_loopback, origin
 from web.config import Config
 from web.errors import ServeError
+from web.people import NEW, People, Token, read_tokens
 
 if TYPE_CHECKING:
     from stream.sources import Source
@@ -54,11 +56,7 @@ def fitted(model: ModelSpec, config: Config) -> ModelSpec:
 
 def bind(config: Config) -> socket.socket:
     """A listening socket at the address of `config`; ServeError says what is wrong with it."""
-    if not is_loopback(config.host) and not config.insecure:
-        raise ServeError(
-            f"host {config.host} is open to the network, and nobody is asked for a password yet: use 127.0.0.1, or add "
-            "--insecure where everybody on the network may come in"
-        )
+    check_access(config)
     if not 0 <= config.port < 65536:
         raise ServeError(f"port {config.port} is none: use 1 to 65535, e.g. 8000, or 0 for a free one")
     try:
@@ -71,6 +69,20 @@ def bind(config: Config) -> socket.socket:
         free = free_port(config.host, config.port)
         hint = f"use --port {free}" if free else "use another --port or --host"
         raise ServeError(f"{config.host}:{config.port} cannot be bound ({error.strerror or error}): {hint}") from None
+
+
+def check_access(config: Config) -> None:
+    """ServeError where the server would be open to others, and nobody asked who they are."""
+    if config.access.asked or config.insecure:
+        return
+    way = "it" if not is_loopback(config.host) else "what stands before the server (--origin, --proxy)"
+    if way != "it" and not (config.access.origins or config.access.proxies):
+        return
+    what = f"host {config.host}" if way == "it" else way
+    raise ServeError(
+        f"{what} is open to the network, and nobody is asked for a token: add --token new, which makes one, or "
+        "--insecure where everybody on the network may do everything"
+    )
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -117,13 +129,34 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
     Raises LivebrushError before it serves, where something is wrong with what was asked for.
     """
     planned = plan(config)
+    config, made = settled(config)
     with bind(config) as bound:
         opened = open_input(config.source)
         config = replace(config, port=bound.getsockname()[1])
-        out(f"Livebrush is at {Places(config.host, config.port)} (Ctrl-C stops it)")
+        out(f"Livebrush is at {Places(config.host, config.port, config.scheme)} (Ctrl-C stops it)")
+        for token in made:
+            out(f"A new token, for this run: --token {token}")
         with contextlib.suppress(KeyboardInterrupt):  # while it starts; later the server hears the signal itself
             run = import_module("web.server").run  # everything heavy: the browser may knock meanwhile
             asyncio.run(run(config, planned, opened, bound, console))
+
+
+def settled(config: Config) -> tuple[Config, list[Token]]:
+    """The options with every new token made, and those; ServeError where a token, a key or a place is wrong."""
+    tokens = read_tokens(config.access.tokens)
+    made = [token for token, text in zip(tokens, config.access.tokens, strict=True) if text.rpartition(":")[2] == NEW]
+    access = replace(config.access, tokens=tuple(map(str, tokens)), origins=tuple(map(origin, config.access.origins)),
+                     proxies=tuple(map(network, config.access.proxies)))  # fmt: skip
+    People.of(access)
+    return replace(config, access=access), made
+
+
+def network(text: str) -> str:
+    """The address or network of a proxy; ServeError where it is none."""
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError:
+        raise ServeError(f"proxy {text[:80]!r} is no address: use e.g. 127.0.0.1 or 10.0.0.0/8") from None
 
 
 def open_input(name: str | None) -> Source | None:

@@ -7,6 +7,7 @@ its own input and says why.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from stream.frame import Frame
 from stream.preprocess import Fit
 from stream.settings import SIDE_LIMITS, Settings
-from stream.supervisor import Painted, Stream, Supervisor
+from stream.supervisor import Counts, Painted, Stream, Supervisor
 from web import loras
 from web.control import Channel, Transport, plain
 from web.errors import RefusalError
@@ -27,6 +28,7 @@ from web.messages import (
     Loras,
     LorasTold,
     ModelFacts,
+    Place,
     ServerMessage,
     SettingsTold,
     SourceName,
@@ -35,6 +37,7 @@ from web.messages import (
     Stats,
     Welcome,
 )
+from web.metrics import Figures
 from web.pictures import Pictures
 from web.pump import Pump
 from web.rtc import Control
@@ -111,6 +114,7 @@ class World:
     clock: Callable[[], float]
     count: Callable[[], int]  # sessions there are
     end: Callable[[Session, str], None]  # asks for a session's end
+    figures: Figures
 
     def model(self) -> ModelFacts:
         """What is known of the model."""
@@ -145,7 +149,9 @@ class Session:
         self.publisher: Publisher | None = None
         self.passing = False  # made by its publisher, and goes when that one stays away
         self.viewers: dict[str, Page] = {}
-        self.last_input = world.clock()
+        self.last_input = self.since = world.clock()
+        self.ends_at: float | None = None  # by the same clock, while others wait
+        self._counted, self._moved = Counts(), dict[str, int]()  # of what is in the figures already
         self._world, self._meter = world, Meter(world.clock)
         self._wishes = Wishes(settings, self._apply)
         self._stream: Stream | None = None
@@ -170,6 +176,21 @@ class Session:
     def settings(self) -> Settings:
         """What holds, as far as is known."""
         return self._wishes.held
+
+    @property
+    def label(self) -> str:
+        """What it is called in logs: its name, or what tells nothing of its id."""
+        return self.name or hashlib.sha256(self.id.encode()).hexdigest()[:8]
+
+    @property
+    def closing(self) -> bool:
+        """Whether it has ended, or ends."""
+        return self._closing
+
+    @property
+    def ends_in_s(self) -> float | None:
+        """Seconds until it has to make room; None while nobody wants its place."""
+        return None if self.ends_at is None else round(max(0.0, self.ends_at - self._world.clock()), 1)
 
     @property
     def state(self) -> State:
@@ -218,7 +239,13 @@ class Session:
             sessions=self._world.count(),
             restarts=supervisor.restarts,
             transport=transport,
+            ends_in_s=self.ends_in_s,
         )
+
+    @property
+    def fps_in(self) -> float:
+        """Pictures a second that come."""
+        return self._meter.fps_in
 
     @property
     def fps(self) -> float:
@@ -334,7 +361,8 @@ class Session:
         """A page hears: it is told where it is."""
         self._channels.add(channel)
         settings, model = plain(self.settings), self._world.model()
-        channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark))
+        channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark,
+                             ends_in_s=self.ends_in_s))  # fmt: skip
         if known := self._world.loras().loras:
             channel.tell(LorasTold(loras=known, changing=self._world.loras().changing))
 
@@ -369,6 +397,7 @@ class Session:
         self.last_input = self._world.clock()
         self._newest = frame
         self._meter.arrived()
+        self._world.figures.frames_in.inc()
         self._stream.put(frame)
         if not self._painting:
             self._show(frame)
@@ -376,7 +405,8 @@ class Session:
     def painted(self, picture: Painted) -> None:
         """The worker painted one."""
         self._painting = True
-        self._meter.left(picture.frame.captured_at, picture.engine_ms)
+        server_ms = self._meter.left(picture.frame.captured_at, picture.engine_ms)
+        self._world.figures.left(picture.engine_ms, server_ms)
         self._show(picture.frame)
 
     def _show(self, frame: Frame) -> None:
@@ -462,10 +492,22 @@ class Session:
     def tick(self) -> None:
         """Once a second: how it goes."""
         self._meter.tick()
+        self._count()
         if self._failed_at is not None and self._world.clock() - self._failed_at > SAID_S:
             self.notice("")
         for channel in tuple(self._channels):
             channel.tell(self.stats(channel.transport))
+
+    def _count(self) -> None:
+        """What came to be since the last time goes into the figures."""
+        if self._stream is not None:
+            now = self._stream.counts
+            self._world.figures.dropped(self._counted, now)
+            self._counted = now
+        if self.page is not None:
+            moved = self.page.link.statistics().get("bytes", {})
+            self._world.figures.moved(self._moved, moved)
+            self._moved = moved
 
     def tell_frames(self) -> None:
         """Now and then: when the pictures that were sent were captured."""
@@ -494,15 +536,19 @@ class Session:
 
     # ------------------------------------------------------------------------------------------- the end
 
-    async def close(self, reason: str) -> None:
-        """Ends it: everybody is told, and everything let go of."""
+    async def close(self, reason: str, place: Place | None = None) -> None:
+        """Ends it: everybody is told, its page of a `place` in the queue as well, and everything let go of."""
         if self._closing:
             return
         self._closing = True
         self._stay()
+        self._count()
         for undo in self._undo:
             undo()
-        self.tell(Bye(reason=reason))
+        own = self.page.channel if self.page else None
+        self.tell(Bye(reason=reason), but=own)
+        if own is not None:
+            own.tell(Bye(reason=reason, queue=place))
         links = [*([self.publisher.link] if self.publisher else []), *(page.link for page in self._pages())]
         closing = [asyncio.ensure_future(link.close()) for link in links]
         if closing:

@@ -19,16 +19,18 @@ from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
 from web.errors import RefusalError
-from web.messages import SourceName
+from web.messages import Place, SourceName
+from web.metrics import Figures
 from web.pump import Pump
 from web.rtc import Peer
 from web.session import Answers, Session, World, near
-from web.waiting import RETRY_S, Line
+from web.waiting import RETRY_S, Line, Turns
 from web.wishes import changed
 
 log = logging.getLogger("livebrush")
 NO_SOURCE = "the offer sends no video, and the server has no source: send a video track, or start it with --source"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+STANDING = 16  # sessions with names at once
 FRAMES_S = 0.1  # between two messages "frames"
 STATS_TICKS = 10  # of them make a second
 
@@ -54,15 +56,18 @@ class Sessions:
         pump: Pump | None = None,
         answers: Answers = Peer.answer,
         clock: Callable[[], float] = time.monotonic,
+        minutes: float | None = None,
     ) -> None:
+        """`limit`: pages at once; `minutes` of a page's session, while others wait."""
         self.limit, self.pump = limit, pump
+        self._turns = Turns(minutes * 60, clock) if minutes is not None else None
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}  # those that stand
         self._line = Line(clock)
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._ended_one = False  # since memory was given back
-        self._world = World(supervisor, answers, pump, clock, self.__len__, self._end)
+        self._world = World(supervisor, answers, pump, clock, self.__len__, self._end, Figures())
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -90,15 +95,12 @@ class Sessions:
         settings = changed(self.defaults, changes)
         if source == "server" and self.pump is None:
             raise RefusalError(422, NO_SOURCE)
-        if self._closed:
-            raise RefusalError(503, "the server stops: come back when it is there again", headers={"Retry-After": "5"})
-        if not self._line.passes(ticket, self.limit - len(self)):
+        self._check_open()
+        if not self._line.passes(ticket, self._free):
             raise self._full(ticket)
         offer()
         self._line.leave(ticket)
-        session = Session(self._world, settings, source)
-        self._by_id[session.id] = session
-        return session
+        return self._new(Session(self._world, settings, source))
 
     def stand(self, name: str, source: SourceName, changes: Mapping[str, Any] | None = None) -> Session:
         """A session under a name that is not taken; it goes on without any page until it is closed."""
@@ -106,12 +108,32 @@ class Sessions:
             raise RefusalError(422, f"name {name[:40]!r} is none: use up to 32 of a-z, 0-9, _ and -, a letter first")
         if name in self._by_name:
             raise RefusalError(409, f"session {name!r} is there already: use another name, or end that one")
-        if self._closed:
-            raise RefusalError(503, "the server stops: come back when it is there again", headers={"Retry-After": "5"})
-        session = Session(self._world, changed(self.defaults, changes or {}), source, name)
-        self._by_id[session.id] = self._by_name[name] = session
+        self._check_open()
+        if len(self._by_name) >= STANDING:
+            raise RefusalError(503, f"{STANDING} sessions have names already: end one of them")
+        session = self._new(Session(self._world, changed(self.defaults, changes or {}), source, name))
+        self._by_name[name] = session
         session.begin()
         return session
+
+    def _new(self, session: Session) -> Session:
+        self._by_id[session.id] = session
+        log.info("a session begins", extra={"event": "session begins", "session": session.label})
+        return session
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RefusalError(503, "the server stops: come back when it is there again", headers={"Retry-After": "5"})
+
+    @property
+    def _free(self) -> int:
+        """Places for pages; what stands under a name takes none."""
+        return self.limit - (len(self) - len(self._by_name))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._closed
 
     @property
     def standing(self) -> Mapping[str, Session]:
@@ -125,17 +147,23 @@ class Sessions:
             raise RefusalError(404, f"session {name[:40]!r} is not here: it ended, or never was; begin a new one")
         return session
 
-    async def close(self, session: Session, reason: str) -> None:
-        """Ends a session; its place is free at once."""
-        self._by_id.pop(session.id, None)
+    async def close(self, session: Session, reason: str, place: Place | None = None) -> None:
+        """Ends a session; its place is free at once. `place` in the queue is told to its page."""
+        if self._by_id.pop(session.id, None) is not None:
+            told = {"event": "session ends", "session": session.label, "reason": reason}
+            log.info("a session ends: %s", reason, extra=told)
         if session.name is not None and self._by_name.get(session.name) is session:
             del self._by_name[session.name]
-        await session.close(reason)
+        await session.close(reason, place)
         self._ended_one = True
+
+    def refuse(self) -> None:
+        """Lets nobody in any more."""
+        self._closed = True
 
     async def close_all(self, reason: str) -> None:
         """Ends every session, lets nobody in any more, and waits for what is still ending."""
-        self._closed = True
+        self.refuse()
         for session in self:
             self._end(session, reason)
         while self._jobs:
@@ -143,10 +171,14 @@ class Sessions:
 
     async def run(self) -> None:
         """Tells the pages how it goes, until it is cancelled."""
-        turn = 0
+        turn, loop = 0, asyncio.get_running_loop()
         while True:
+            due = loop.time() + FRAMES_S
             await asyncio.sleep(FRAMES_S)
+            self._world.figures.late(loop.time() - due)
             turn = (turn + 1) % STATS_TICKS
+            if turn == 0:
+                self.take_turns()
             for session in self:
                 session.tell_frames()
                 if turn == 0:
@@ -154,6 +186,14 @@ class Sessions:
             if turn == 0 and self._ended_one:
                 self._ended_one = False
                 await asyncio.to_thread(give_back)
+
+    def take_turns(self) -> None:
+        """Ends the sessions of pages whose turn is over, where others wait; these go to the end of the queue."""
+        if self._turns is None:
+            return
+        pages = [session for session in self if session.name is None and not session.closing]
+        for session in self._turns.over(pages, len(self._line) - max(0, self._free)):
+            self._end(session, "your turn is over, and others wait", self._line.wait(None))
 
     def summary(self) -> Summary:
         """All of them in a line."""
@@ -168,8 +208,8 @@ class Sessions:
         more = {"queue": place.model_dump() if place else None}
         return RefusalError(503, told, headers={"Retry-After": f"{RETRY_S:.0f}"}, **more)
 
-    def _end(self, session: Session, reason: str) -> None:
-        job: Coroutine[Any, Any, None] = self.close(session, reason)
+    def _end(self, session: Session, reason: str, place: Place | None = None) -> None:
+        job: Coroutine[Any, Any, None] = self.close(session, reason, place)
         task = asyncio.get_running_loop().create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._ended)

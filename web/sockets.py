@@ -80,6 +80,7 @@ class Socket:
         self._said = asyncio.Event()
         self._over = asyncio.Event()
         self._wrong = self._dropped_in = self._dropped_out = 0
+        self._bytes = {"in": 0, "out": 0}  # of pictures
 
     # ------------------------------------------------------------------------------------------- `Link`
 
@@ -90,7 +91,7 @@ class Socket:
         return []  # every picture carries its own
 
     def statistics(self) -> dict[str, Any]:
-        return {"dropped_in": self._dropped_in, "dropped_out": self._dropped_out}
+        return {"dropped_in": self._dropped_in, "dropped_out": self._dropped_out, "bytes": dict(self._bytes)}
 
     async def close(self) -> None:
         """Ends `run`, whose caller closes the WebSocket."""
@@ -160,6 +161,7 @@ class Socket:
         if not PICTURE.size < len(data) <= PICTURE_LIMIT:
             self._complain(f"a picture of {len(data)} bytes: send {PICTURE.size} bytes of header and a JPEG")
             return
+        self._bytes["in"] += len(data)
         self._dropped_in += self._newest is not None
         self._newest = data
         self._came.set()
@@ -195,6 +197,7 @@ class Socket:
             async for picture in watcher:
                 data = await loop.run_in_executor(self._pool, encoded, picture)
                 await self._leave(self._websocket.send_bytes(data))
+                self._bytes["out"] += len(data)
                 self._dropped_out = watcher.dropped
         finally:
             watcher.close()
@@ -256,7 +259,8 @@ async def begin(websocket: WebSocket, sessions: Sessions, offer: Callable[[], No
     """The session that a page's hello asks for; Ended where it was refused, which the page was told."""
     try:
         hello = await greeted(websocket)
-        return sessions.admit(hello.settings, hello.source or "page", hello.ticket, offer)
+        with sessions.world.figures.offered():
+            return sessions.admit(hello.settings, hello.source or "page", hello.ticket, offer)
     except RefusalError as no:
         refused = Refused(status=no.status, error=str(no), queue=no.more.get("queue"))
     except (SettingsError, MessageError) as error:

@@ -31,12 +31,14 @@ class Meter:
         """A picture came in."""
         self._arrived += 1
 
-    def left(self, captured_at: float | None, engine_ms: float) -> None:
-        """A painted picture goes out; `captured_at` is when its input came, by the same clock."""
+    def left(self, captured_at: float | None, engine_ms: float) -> float | None:
+        """A painted picture goes out; `captured_at` is when its input came, by the same clock: ms since then."""
         self._left += 1
         self._engine_ms.append(engine_ms)
-        if captured_at is not None:
-            self._server_ms.append(max(0.0, self._clock() - captured_at) * 1000)
+        if captured_at is None:
+            return None
+        self._server_ms.append(max(0.0, self._clock() - captured_at) * 1000)
+        return self._server_ms[-1]
 
     def tick(self) -> None:
         """Begins the next span."""

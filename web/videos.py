@@ -20,6 +20,7 @@ from stream.clips.queue import Job
 from stream.clips.timeline import Timeline
 from stream.errors import ClipError
 from web import messages, uploads
+from web.access import Role, needs
 from web.auth import FORM, kind_of
 from web.clips import Clips
 from web.errors import RefusalError
@@ -34,7 +35,7 @@ NEWEST = 200  # clips that the page follows
 OFF = "no clips are made here: start the server without --no-clips"
 STATUSES = {
     400: "The JSON or the form cannot be read.",
-    403: "Another site's request: Host or Origin is not this server.",
+    403: "Another site's request (Host or Origin is not this server), or the role is too small.",
     404: "No such clip, or it is not there yet.",
     408: "The body did not come in time.",
     409: "The clip's state does not allow it.",
@@ -52,6 +53,7 @@ BODY = {
         },
     }
 }
+VIEW, CONTROL = [needs(Role.VIEW)], [needs(Role.CONTROL)]
 router = APIRouter()
 
 
@@ -83,7 +85,7 @@ Asked = Annotated[Job, Depends(job)]
 # ------------------------------------------------------------------------------------------------- /v1/videos
 
 
-@router.post("/v1/videos", responses=says(*WITH_BODY, 429), openapi_extra=BODY, tags=["videos"])
+@router.post("/v1/videos", responses=says(*WITH_BODY, 429), openapi_extra=BODY, tags=["videos"], dependencies=CONTROL)
 async def create(request: Request, has: Has) -> Video:
     """Asks for a clip; with `n`, for several, whose `batch` is the same."""
     if kind_of(request.headers) == FORM:
@@ -96,7 +98,7 @@ async def create(request: Request, has: Has) -> Video:
     return await asyncio.to_thread(has.video, jobs[0])
 
 
-@router.get("/v1/videos", responses=says(403, 422, 503), tags=["videos"])
+@router.get("/v1/videos", responses=says(403, 422, 503), tags=["videos"], dependencies=VIEW)
 async def listed(
     has: Has,
     after: str = "",
@@ -114,7 +116,7 @@ async def listed(
     return await asyncio.to_thread(page)
 
 
-@router.get("/v1/videos/{video}", responses=says(403, 404, 503), tags=["videos"])
+@router.get("/v1/videos/{video}", responses=says(403, 404, 503), tags=["videos"], dependencies=VIEW)
 async def retrieve(asked: Asked, has: Has) -> Video:
     """How a clip is."""
     return await asyncio.to_thread(has.video, asked)
@@ -125,6 +127,7 @@ async def retrieve(asked: Asked, has: Has) -> Video:
     responses={200: {"content": {"video/mp4": {}}, "description": "The file; Range is heeded."}, **says(403, 404, 503)},
     response_class=FileResponse,
     tags=["videos"],
+    dependencies=VIEW,
 )
 async def content(
     asked: Asked, has: Has, variant: Literal["video", "thumbnail", "manifest"] = "video", download: bool = False
@@ -147,6 +150,7 @@ async def content(
     responses={200: {"content": {"image/jpeg": {}}, "description": "A small JPEG."}, **says(403, 404, 503)},
     response_class=FileResponse,
     tags=["videos"],
+    dependencies=VIEW,
 )
 async def preview(asked: Asked) -> Response:
     """What a clip that is being made looks like, a second ago."""
@@ -162,13 +166,14 @@ async def preview(asked: Asked) -> Response:
     responses={200: {"content": {"text/event-stream": {}}, "description": "A Video each."}, **says(403, 404, 503)},
     response_class=StreamingResponse,
     tags=["videos"],
+    dependencies=VIEW,
 )
 async def events(asked: Asked, has: Has) -> Response:
     """Follows a clip until it is over, as server-sent events called `video`."""
     return streamed(followed(has, asked.id))
 
 
-@router.post("/v1/videos/{video}/cancel", responses=says(403, 404, 409, 503), tags=["videos"])
+@router.post("/v1/videos/{video}/cancel", responses=says(403, 404, 409, 503), tags=["videos"], dependencies=CONTROL)
 async def cancel(asked: Asked, has: Has) -> Video:
     """Cancels a clip: at once where it waits, else between two steps."""
     if asked.over:
@@ -176,7 +181,7 @@ async def cancel(asked: Asked, has: Has) -> Video:
     return await asyncio.to_thread(has.video, await has.ask(has.queue.cancel, asked.id))
 
 
-@router.post("/v1/videos/{video}/resume", responses=says(403, 404, 409, 503), tags=["videos"])
+@router.post("/v1/videos/{video}/resume", responses=says(403, 404, 409, 503), tags=["videos"], dependencies=CONTROL)
 async def resume(asked: Asked, has: Has) -> Video:
     """Lets a clip that failed or was cancelled go on from where it was."""
     if asked.state not in ("failed", "cancelled"):
@@ -186,7 +191,7 @@ async def resume(asked: Asked, has: Has) -> Video:
     return await asyncio.to_thread(has.video, found)
 
 
-@router.delete("/v1/videos/{video}", responses=says(403, 404, 503), tags=["videos"])
+@router.delete("/v1/videos/{video}", responses=says(403, 404, 503), tags=["videos"], dependencies=CONTROL)
 async def delete(asked: Asked, has: Has) -> VideoDeleted:
     """Deletes a clip and all that belongs to it; one that is being made is cancelled first."""
     await has.ask(has.queue.remove, asked.id)
@@ -196,7 +201,7 @@ async def delete(asked: Asked, has: Has) -> VideoDeleted:
 # ------------------------------------------------------------------------------------------------- /api/clips
 
 
-@router.get("/api/clips", responses=says(403, 503, model=Problem), tags=["clips"])
+@router.get("/api/clips", responses=says(403, 503, model=Problem), tags=["clips"], dependencies=VIEW)
 async def facts(request: Request, has: Has) -> ClipsTold:
     """What the editor is built from."""
     known = family(has.rules.backends[0]).facts
@@ -213,7 +218,7 @@ async def facts(request: Request, has: Has) -> ClipsTold:
     )
 
 
-@router.post("/api/clips/plan", responses=says(*WITH_BODY, model=Problem), tags=["clips"])
+@router.post("/api/clips/plan", responses=says(*WITH_BODY, model=Problem), tags=["clips"], dependencies=VIEW)
 async def plan(asked: VideoAsked, has: Has) -> PlanTold:
     """What a clip will take, and all that can be said against it before."""
     made, found = await has.plan(asked)
@@ -227,6 +232,7 @@ async def plan(asked: VideoAsked, has: Has) -> PlanTold:
                **says(403, 503, model=Problem)},
     response_class=StreamingResponse,
     tags=["clips"],
+    dependencies=VIEW,
 )  # fmt: skip
 async def all_events(has: Has) -> Response:
     """Follows every clip: events called `videos`, with those that changed and the ids of those that are there."""

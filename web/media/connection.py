@@ -51,6 +51,13 @@ class LiveConnection(RTCPeerConnection):
         transports = inner(self, RTCPeerConnection, "dtlsTransports")
         return self.ice.checks + sum(int(inner(transport, RTCDtlsTransport, "rx_packets")) for transport in transports)
 
+    @property
+    def bytes(self) -> dict[str, int]:
+        """What came `in` and went `out` so far, of media and messages."""
+        transports = inner(self, RTCPeerConnection, "dtlsTransports")
+        return {direction: sum(int(inner(transport, RTCDtlsTransport, name)) for transport in transports)
+                for direction, name in (("in", "rx_bytes"), ("out", "tx_bytes"))}  # fmt: skip
+
     def video(self) -> list[tuple[RTCRtpTransceiver, LiveSender, LiveReceiver]]:
         return [(t, t.sender, t.receiver) for t in self.getTransceivers() if t.kind == "video"]  # type: ignore[misc]
 

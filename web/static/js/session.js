@@ -201,7 +201,7 @@ export class Session {
       settings: () => this.#answered(message),
       loras: () => this.told.loras(message),
       error: () => this.told.settings(message.error),
-      bye: () => this.link?.close(message.reason),
+      bye: () => ((this.ticket = message.queue?.ticket ?? null), this.link?.close(message.reason)),
     };
     follow[message.type]?.();
   }
