@@ -281,8 +281,9 @@ class Session:
         self._taken = True
         try:
             link, answer = await self._world.answers(
-                sdp, receive=self.receive, pictures=None, control=None, on_closed=self._unpublish, shape=self.shape
-            )
+                sdp, receive=self.receive, pictures=None, control=None, on_closed=self._unpublish, shape=self.shape,
+                sound=self.sound,
+            )  # fmt: skip
             await self._still_open(link)
         except BaseException:  # also a cancelled request
             self._taken = False
