@@ -141,7 +141,7 @@ async def watch(session: str, request: Request, has: Has, asks: Client) -> Respo
 
 @router.options("/whip", responses=says(403))
 @router.options("/whip/{name}", responses=says(403))
-@router.options("/whep/{name}", responses=says(403))
+@router.options("/whep/{session}", responses=says(403))
 async def endpoint_options(request: Request) -> Response:
     """What an endpoint takes."""
     return Response(headers={"Accept-Post": SDP, "Allow": "OPTIONS, POST", **shared(request)})
