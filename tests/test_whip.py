@@ -19,7 +19,7 @@ from whip_client import calling, candidates_of
 from stream.config import ModelSpec
 from stream.frame import Frame
 from stream.settings import Settings
-from web import session
+from web import publishing
 from web.auth import FRAGMENT, SDP
 from web.errors import RefusalError
 from web.fragment import Fragment
@@ -130,7 +130,7 @@ async def test_a_publisher_that_comes_back_finds_settings_and_viewers(server: Se
         async with calling(server.url, "/whep/stage", viewer()) as watching:
             await watching.client.next()
             session_ = server.house.sessions.find("stage")
-            publisher = session_.publisher
+            publisher = session_.publishing.by
             assert publisher is not None
             place = f"/whip/stage/{publisher.id}"
             assert server.http.delete(place).status_code == 200
@@ -148,13 +148,13 @@ async def test_a_publisher_that_comes_back_finds_settings_and_viewers(server: Se
 async def test_a_session_goes_with_its_publisher_unless_it_was_made_to_stand(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "LINGER_S", 0.3)
+    monkeypatch.setattr(publishing, "LINGER_S", 0.3)
     made = server.http.put("/api/sessions/stands", json={"settings": {"prompt": "oil"}})
     assert (made.status_code, made.json()["source"]) == (201, "whip")
     assert made.json()["notice"] == "nobody publishes to /whip/stands"
     for name in ("passes", "stands"):
         async with calling(server.url, f"/whip/{name}", obs()):
-            assert server.house.sessions.standing[name].publisher is not None
+            assert server.house.sessions.standing[name].publishing.by is not None
     await until(lambda: "passes" not in server.house.sessions.standing)
     assert server.house.sessions.standing["stands"].settings.prompt == "oil"
     async with calling(server.url, "/whip/kept", obs()):
@@ -176,7 +176,7 @@ async def test_the_pages_of_a_session_hear_that_its_publisher_left(server: Serve
         assert (await page.heard("hello"))["notice"] == ""
         page.send({"type": "settings", "id": 1, "changes": {"prompt": "chalk"}})
         assert (await page.heard("settings"))["settings"]["prompt"] == "chalk"
-        publisher = server.house.sessions.find("told").publisher
+        publisher = server.house.sessions.find("told").publishing.by
         assert publisher is not None
         await http.delete(f"/whip/told/{publisher.id}")
         assert "nobody publishes" in (await page.heard("state"))["notice"]
@@ -277,7 +277,7 @@ async def test_statuses_of_a_session_resource(server: Served) -> None:
 
 async def test_trickled_candidates_are_tried(server: Served) -> None:
     async with calling(server.url, "/whip/live", obs()) as publisher:
-        link: Any = server.house.sessions.find("live").publisher.link  # type: ignore[union-attr]
+        link: Any = server.house.sessions.find("live").publishing.by.link  # type: ignore[union-attr]
         agent = link.ice._agents()[0]
         useless = ["6b8a.local", "224.0.0.1", "0.0.0.0", "fe80::1%eth0"]
         tcp = CANDIDATE.format("192.0.2.3").replace("udp", "tcp")
@@ -369,7 +369,7 @@ async def test_ice_restarts_with_new_sockets_and_the_picture_goes_on(server: Ser
             seen = unpainted(watching.client.frames[-1][1])
             await until(lambda seen=seen: unpainted(watching.client.frames[-1][1]) > seen + 10)
         live = server.house.sessions.find("live")
-        links: list[Any] = [live.publisher.link, *(p.link for p in live.viewers.values())]  # type: ignore[union-attr]
+        links: list[Any] = [live.publishing.by.link, *(p.link for p in live.viewers.values())]  # type: ignore[union-attr]
         await until(lambda: all(link.ice._following.done() for link in links))
         for link in links:
             assert link.state == "connected"
@@ -382,7 +382,7 @@ async def test_a_restart_that_nobody_follows_changes_nothing(server: Served, mon
         calling(server.url, "/whip/live", obs()) as publisher,
         calling(server.url, "/whep/live", viewer()) as watching,
     ):
-        link: Any = server.house.sessions.find("live").publisher.link  # type: ignore[union-attr]
+        link: Any = server.house.sessions.find("live").publishing.by.link  # type: ignore[union-attr]
         first = link.ice._agents()[0]
         for ufrag in ("n3w+", "n3w/"):  # the second while the first is under way
             assert (await publisher.patch(CREDENTIALS.replace(UFRAG, ufrag), "*")).status_code == 200

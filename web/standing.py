@@ -72,7 +72,7 @@ async def stand(session: str, asked: Standing, has: Has, response: Response) -> 
         told = f"session {session!r} takes its picture from {there.source}: end it first, or use another name"
         raise RefusalError(409, told)
     there.change(asked.settings, lambda _settings, _error: None)
-    there.keep()
+    there.publishing.keep()
     return facts(there, everything=True)
 
 
@@ -103,5 +103,5 @@ def facts(session: Session, everything: bool) -> SessionListed:
         notice=session.remark,
         settings=plain(session.settings),
         viewers=len(session.viewers),
-        publishing=session.publisher is not None,
+        publishing=session.publishing.by is not None,
     )
