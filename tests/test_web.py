@@ -114,6 +114,8 @@ def test_the_openapi_document_is_whole(server: Served) -> None:
     assert set(document["paths"]) >= {"/healthz", "/readyz", "/api/login", "/api/me", "/api/schema",
                                       "/api/loras", "/api/sessions",
                                       "/api/sessions/{session}", "/api/sessions/{session}/viewers",
+                                      "/api/ice", "/whip", "/whip/{name}",
+                                      "/whip/{name}/{secret}", "/whep/{session}", "/whep/{session}/{secret}",
                                       "/api/clips", "/api/clips/plan", "/api/clips/events", "/v1/videos",
                                       "/v1/videos/{video}", "/v1/videos/{video}/content",
                                       "/v1/videos/{video}/preview", "/v1/videos/{video}/events",
@@ -324,8 +326,9 @@ def test_whatever_comes_the_answer_is_a_4xx(server: Served, body: bytes) -> None
 
 @pytest.mark.parametrize(("method", "path", "status"), [
     ("GET", "/nowhere", 404), ("GET", "/api/sessions/" + "x" * 500, 404), ("GET", "/api/sessions/%ff%00", 404),
-    ("DELETE", "/api/sessions/ws", 404), ("GET", "/api/sessions", 405), ("DELETE", "/", 405), ("PUT", "/healthz", 405),
-    ("GET", "/api/sessions/ws", 404), ("OPTIONS", "/api/schema", 405), ("GET", "/static/", 404)])  # fmt: skip
+    ("DELETE", "/api/sessions/ws", 404), ("DELETE", "/api/sessions", 405), ("DELETE", "/", 405),
+    ("PUT", "/healthz", 405), ("GET", "/api/sessions/ws", 404), ("OPTIONS", "/api/schema", 405),
+    ("GET", "/static/", 404)])  # fmt: skip
 def test_unknown_places_and_methods(server: Served, method: str, path: str, status: int) -> None:
     answer = server.http.request(method, path)
     assert (answer.status_code, bool(answer.json()["error"])) == (status, True)

@@ -171,7 +171,8 @@ class FakeLink:
     async def close(self) -> None:
         if not self.closed:
             self.closed = True
-            self.control.closed()
+            if self.control is not None:
+                self.control.closed()
             self.on_closed("closed")
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -255,14 +256,15 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    pump: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, clips: Any = None, **config: Any
-) -> Iterator[Served]:
-    """The whole server but for its worker, and its peers unless `answers` are given."""
+    pump: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, clips: Any = None, real: bool = False,
+    **config: Any,
+) -> Iterator[Served]:  # fmt: skip
+    """The whole server but for its worker, and its peers unless `answers` are given, or they are `real`."""
     worker, fake = worker or FakeSupervisor(paints=True), FakeAnswers()
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
         settled = Config(port=port, **{"offers_per_minute": 10_000} | config)
-        server = Server(create_app(settled, worker, pump=pump, answers=answers or fake, clips=clips))  # type: ignore[arg-type]
+        server = Server(create_app(settled, worker, pump=pump, answers=None if real else answers or fake, clips=clips))  # type: ignore[arg-type]
         loops: list[asyncio.AbstractEventLoop] = []
         up = threading.Event()
 

@@ -15,6 +15,7 @@ PAINTING = "What paints"
 PICTURES = "Where pictures come from"
 PLACE = "Where it is"
 PEOPLE = "Who may come"
+NETWORK = "How pictures travel"
 CLIPS = "Clips"
 
 
@@ -64,6 +65,21 @@ def serve(
                                         "begin in a minute.")] = 10,
     insecure: Annotated[bool, typer.Option("--insecure", rich_help_panel=PEOPLE, help="Listen on the network, to "
                                            "anybody.")] = False,
+    udp_ports: Annotated[str | None, typer.Option(metavar="50000-50100", rich_help_panel=NETWORK, help="UDP ports for "
+                                                  "pictures and sound, for a firewall to let in: one for each page "
+                                                  "and viewer (default: any free ones).")] = None,
+    public_ip: Annotated[str | None, typer.Option(metavar="ADDRESS", rich_help_panel=NETWORK, help="The address under "
+                                                  "which others reach this machine, where a router forwards those "
+                                                  "ports to it.")] = None,
+    stun: Annotated[list[str] | None, typer.Option(metavar="stun:HOST:PORT", rich_help_panel=NETWORK, help="A STUN "
+                                                   "server, for pages and for this one; may be given again.")] = None,
+    turn: Annotated[list[str] | None, typer.Option(metavar="turn:HOST:PORT", rich_help_panel=NETWORK, help="A TURN "
+                                                   "server (also turns:, and ?transport=tcp); may be given "
+                                                   "again.")] = None,
+    turn_secret: Annotated[str | None, typer.Option(metavar="SECRET", rich_help_panel=NETWORK,
+                                                    envvar="LIVEBRUSH_TURN_SECRET", help="What it shares with that "
+                                                    "server (coturn: static-auth-secret); credentials are made of it "
+                                                    "for an hour.")] = None,
     clips: Annotated[bool, typer.Option("--clips/--no-clips", rich_help_panel=CLIPS, help="Make clips too: /clips and "
                                         "/v1/videos.")] = True,
     allow: Annotated[list[str] | None, typer.Option(metavar="NAME", rich_help_panel=CLIPS, help="A model, a back end "
@@ -72,6 +88,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
     from web import serve as server
+    from web.network import EPHEMERAL, Network, ports
 
     check_engine(engine, precision)
     pixels = sides(size) if size else None
@@ -92,6 +109,13 @@ def serve(
         loras=tuple(lora(text) for text in known),
         clips=clips,
         clips_allow=tuple(allow or []),
+        network=Network(
+            stun=tuple(stun or []),
+            turn=tuple(turn or []),
+            turn_secret=turn_secret,
+            ports=ports(udp_ports) if udp_ports else EPHEMERAL,
+            public_ip=public_ip,
+        ),
     )
     server.serve(config, typer.echo, told())
 

@@ -13,7 +13,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from web.errors import ServeError
 
@@ -29,7 +29,7 @@ class IceServer:
 
     urls: tuple[str, ...]
     username: str | None = None
-    credential: str | None = None
+    credential: str | None = field(default=None, repr=False)
 
     def links(self) -> list[str]:
         """Values of `Link` headers (RFC 9725 section 4.6)."""
@@ -46,7 +46,7 @@ class Network:
 
     stun: tuple[str, ...] = ()
     turn: tuple[str, ...] = ()
-    turn_secret: str | None = None
+    turn_secret: str | None = field(default=None, repr=False)
     turn_ttl_s: int = TURN_TTL_S
     ports: range = EPHEMERAL
     public_ip: str | None = None

@@ -39,6 +39,7 @@ from web.messages import (
 )
 from web.metrics import Figures
 from web.pictures import Pictures
+from web.publishing import Publisher, Publishing
 from web.pump import Pump
 from web.rtc import Control
 from web.statistics import Meter, summed
@@ -47,7 +48,6 @@ from web.wishes import Tell, Wishes
 log = logging.getLogger("livebrush")
 VIEWERS = 8  # of one session
 SAID_S = 3.0  # after the last frame that could not be painted
-LINGER_S = 60.0  # that a session made by its publisher waits for it to come back
 CLOSE_S = 2.0  # a page that takes longer is left behind
 WORKER: dict[str, State] = {
     "starting": "starting",
@@ -96,14 +96,6 @@ class Page:
     channel: Channel
 
 
-@dataclass(frozen=True, eq=False)
-class Publisher:
-    """Whoever brings the picture by WHIP; `id` is its secret."""
-
-    id: str
-    link: Link
-
-
 @dataclass(frozen=True)
 class World:
     """What all sessions share, and none of them owns."""
@@ -146,8 +138,7 @@ class Session:
         self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
         self.name, self.sound = name, Sound()
         self.page: Page | None = None
-        self.publisher: Publisher | None = None
-        self.passing = False  # made by its publisher, and goes when that one stays away
+        self.publishing = Publishing(name, self._tell_state, self._gone)
         self.viewers: dict[str, Page] = {}
         self.last_input = self.since = world.clock()
         self.ends_at: float | None = None  # by the same clock, while others wait
@@ -162,8 +153,6 @@ class Session:
         self._held = False  # whether the worker follows settings of this session
         self._refused = False  # whether it can follow none
         self._closing = False
-        self._taken = False  # whether somebody publishes, or is about to
-        self._lingering: asyncio.TimerHandle | None = None
         self._noticed = ""
         self._failed_at: float | None = None  # when what is noticed happened, where it is of one frame only
         self._told: tuple[State, str] | None = None
@@ -204,16 +193,9 @@ class Session:
     def remark(self) -> str:
         """A sentence for whoever looks, or nothing."""
         supervisor = self._world.supervisor
+        awaited = self.publishing.remark if self.source == "whip" else ""
         general = supervisor.facts.notice if supervisor.state == "ready" else ""
-        return supervisor.notice or self._noticed or self._awaited or general
-
-    @property
-    def _awaited(self) -> str:
-        """That a publisher is missing."""
-        if self.source != "whip" or self.publisher is not None:
-            return ""
-        end = f"; the session ends after {LINGER_S:.0f} s without" if self._lingering is not None else ""
-        return f"nobody publishes to /whip/{self.name}{end}"
+        return supervisor.notice or self._noticed or awaited or general
 
     def shape(self) -> tuple[int, int, Fit]:
         """What pictures of this session look like. From any thread."""
@@ -302,60 +284,21 @@ class Session:
         return name, answer
 
     async def publish(self, sdp: str) -> tuple[Publisher, str]:
-        """Connects whoever brings the picture: it, and the answer's SDP. RefusalError (409) where somebody does, or
+        """Connects whoever brings the picture by WHIP, and the answer's SDP. RefusalError (409) where somebody does, or
         another source brings it; OfferError where the offer is bad."""
-        self._check_free()
-        self._taken = True
-        try:
-            link, answer = await self._world.answers(
-                sdp, receive=self.receive, pictures=None, control=None, on_closed=self._unpublish, shape=self.shape
-            )
-            await self._still_open(link)
-        except BaseException:  # also a cancelled request
-            self._taken = False
-            raise
-        self._stay()
-        self.publisher = Publisher(secrets.token_urlsafe(16), link)
-        self._tell_state()
-        return self.publisher, answer
-
-    @property
-    def idle(self) -> bool:
-        """Whether it was made for a publisher who did not come."""
-        return self.passing and not self._taken and self._lingering is None
-
-    def keep(self) -> None:
-        """It no longer goes with its publisher."""
-        self.passing = False
-        self._stay()
-        self._tell_state()
-
-    def _check_free(self) -> None:
         if self.source != "whip":
-            raise RefusalError(
-                409, f"session {self.name!r} takes its picture from {self.source}: publish to another name"
-            )
-        if self._taken:
-            raise RefusalError(
-                409, f"somebody publishes to {self.name!r} already: use another name", headers={"Retry-After": "10"}
-            )
+            told = f"session {self.name!r} takes its picture from {self.source}: publish to another name"
+            raise RefusalError(409, told)
 
-    def _unpublish(self, reason: str) -> None:
-        """The publisher is gone: its last picture stays."""
-        self.publisher, self._taken = None, False
-        if self._closing:
-            return
-        log.info("the publisher of %s left: %s", self.name, reason)
-        if self.passing:
-            told = f"nobody published for {LINGER_S:.0f} s"
-            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._gone, told)
-        self._tell_state()
+        async def connect(left: Callable[[str], None]) -> tuple[Link, str]:
+            link, answer = await self._world.answers(
+                sdp, receive=self.receive, pictures=None, control=None, on_closed=left, shape=self.shape,
+                sound=self.sound,
+            )  # fmt: skip
+            await self._still_open(link)
+            return link, answer
 
-    def _stay(self) -> None:
-        """Waits for nobody any more."""
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
+        return await self.publishing.begin(connect)
 
     def joined(self, channel: Channel) -> None:
         """A page hears: it is told where it is."""
@@ -541,7 +484,6 @@ class Session:
         if self._closing:
             return
         self._closing = True
-        self._stay()
         self._count()
         for undo in self._undo:
             undo()
@@ -549,7 +491,7 @@ class Session:
         self.tell(Bye(reason=reason), but=own)
         if own is not None:
             own.tell(Bye(reason=reason, queue=place))
-        links = [*([self.publisher.link] if self.publisher else []), *(page.link for page in self._pages())]
+        links = [*self.publishing.close(), *(page.link for page in self._pages())]
         closing = [asyncio.ensure_future(link.close()) for link in links]
         if closing:
             await asyncio.wait(closing, timeout=CLOSE_S)

@@ -56,24 +56,24 @@ async def listed(has: Has, role: Looks) -> SessionList:
 
 
 @router.put(
-    "/api/sessions/{name}",
+    "/api/sessions/{session}",
     dependencies=[needs(Role.ADMIN)],
     responses=says(400, 401, 403, 408, 409, 413, 415, 422, 503) | MADE,
     tags=["sessions"],
 )
-async def stand(name: str, asked: Standing, has: Has, response: Response) -> SessionListed:
+async def stand(session: str, asked: Standing, has: Has, response: Response) -> SessionListed:
     """Makes a session that goes on without any page, until it is ended. One that is there gets the settings, and goes
     on without its publisher as well."""
-    session = has.sessions.standing.get(name)
-    if session is None:
+    there = has.sessions.standing.get(session)
+    if there is None:
         response.status_code = 201
-        return facts(made(name, asked, has), everything=True)
-    if session.source != asked.source:
-        told = f"session {name!r} takes its picture from {session.source}: end it first, or use another name"
+        return facts(made(session, asked, has), everything=True)
+    if there.source != asked.source:
+        told = f"session {session!r} takes its picture from {there.source}: end it first, or use another name"
         raise RefusalError(409, told)
-    session.change(asked.settings, lambda _settings, _error: None)
-    session.keep()
-    return facts(session, everything=True)
+    there.change(asked.settings, lambda _settings, _error: None)
+    there.publishing.keep()
+    return facts(there, everything=True)
 
 
 @router.get("/api/ice", responses=says(401, 403), response_model_exclude_none=True, tags=["server"])
@@ -103,5 +103,5 @@ def facts(session: Session, everything: bool) -> SessionListed:
         notice=session.remark,
         settings=plain(session.settings),
         viewers=len(session.viewers),
-        publishing=session.publisher is not None,
+        publishing=session.publishing.by is not None,
     )

@@ -141,7 +141,7 @@ async def watch(session: str, request: Request, has: Has, asks: Client) -> Respo
 
 @router.options("/whip", responses=says(403))
 @router.options("/whip/{name}", responses=says(403))
-@router.options("/whep/{name}", responses=says(403))
+@router.options("/whep/{session}", responses=says(403))
 async def endpoint_options(request: Request) -> Response:
     """What an endpoint takes."""
     return Response(headers={"Accept-Post": SDP, "Allow": "OPTIONS, POST", **shared(request)})
@@ -153,7 +153,7 @@ async def endpoint_options(request: Request) -> Response:
 def publication(name: str, secret: str, has: Has) -> Called:
     """The connection of the publisher whose resource that is; RefusalError (404) where there is none."""
     session = has.sessions.standing.get(name)
-    publisher = session.publisher if session is not None else None
+    publisher = session.publishing.by if session is not None else None
     if publisher is None or not hmac.compare_digest(publisher.id.encode(), secret.encode()):
         raise gone()
     return cast(Called, publisher.link)
@@ -221,7 +221,7 @@ async def published(name: str, request: Request, has: House, asks: str) -> Respo
     try:
         publisher, answer = await session.publish(sdp)
     finally:
-        if session.idle:  # made for this one, who did not come
+        if session.publishing.idle:  # made for this one, who did not come
             await has.sessions.close(session, "nobody publishes")
     return created(request, has, f"/whip/{name}/{publisher.id}", answer, publisher.link)
 
@@ -232,7 +232,7 @@ def begun(name: str, has: House) -> Session:
         told = f"all {has.sessions.limit} places are taken: publish to a session that is there, or come back later"
         raise RefusalError(503, told, headers={"Retry-After": "10"})
     session = has.sessions.stand(name, "whip")
-    session.passing = True
+    session.publishing.passing = True
     return session
 
 

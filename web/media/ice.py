@@ -80,7 +80,8 @@ class Agent(Connection):
     """aioice's, which binds within the ports of `network`; `heard` is called for every connectivity check."""
 
     def __init__(self, network: Network, heard: Callable[[], None], **more: Any) -> None:
-        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in network.servers()]
+        told = network.servers() if network.public_ip is None else []  # with it everybody finds us
+        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in told]
         super().__init__(**{"ice_controlling": False} | more, **connection_kwargs(servers))
         self._network, self._heard = network, heard
 
