@@ -31,7 +31,7 @@ BROWSER: dict[str, Measured] = {
     "L4": rows.l4, "L5": rows.l5, "L6": rows.l6, "C4": lambda stage: rows.c4(stage, round(stage.seconds * 2000 / 30)),
     "R4": rows.r4, "R9": rows.r9,
 }  # fmt: skip
-ANYWHERE: dict[str, Measured] = {"C1, C2, R10": rows.crowd}
+ANYWHERE: dict[str, Measured] = {"C1, C2, R10": rows.crowd, "C3": rows.c3}
 WITHOUT: dict[str, Measured] = {"L1": without.l1, "L2": without.l2, "R4": without.r4}
 PAINTED: dict[str, Measured] = {"built-in model": painted.rows}
 
