@@ -275,9 +275,7 @@ async def test_seats_end_with_the_pictures() -> None:
 
 
 @asynccontextmanager
-async def watching(
-    pictures: Pictures, count: int, codec: Codec = "H264"
-) -> AsyncIterator[tuple[list[Client], list[Mirror]]]:
+async def watching(pictures: Pictures, count: int) -> AsyncIterator[tuple[list[Client], list[Mirror]]]:
     """Viewers of these pictures, connected."""
     clients, mirrors = [Client(codec="H264") for _ in range(count)], [Mirror(camera=False) for _ in range(count)]
     try:
