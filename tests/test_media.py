@@ -307,20 +307,42 @@ def test_a_lost_packet_is_asked_for_after_the_window_and_again() -> None:
     assert nacks.recovered == 1
 
 
+def lossy(nacks: Nacks, clock: Clock, every: int, rtt_s: float) -> None:
+    """One packet of so many is lost, and comes when it was asked for once."""
+    for number in range(every, 50 * every):
+        clock.now += 0.003
+        if number % every:
+            nacks.add(packet(number))
+            continue
+        nacks.add(packet(number + 1))
+        clock.now += REORDER_S + 0.001
+        nacks.due()
+        clock.now += rtt_s - 0.001
+        nacks.add(packet(number))
+
+
 @pytest.mark.parametrize(("rtt_s", "least", "most"), [(0.001, 0.06, 0.1), (0.06, 0.14, 0.2), (0.3, 0.25, 0.25)])
 def test_a_frame_is_held_for_three_tries_over_the_round_trip_that_was_learned(
     rtt_s: float, least: float, most: float
 ) -> None:
     clock = Clock()
     nacks = Nacks(clock)
-    for number in range(0, 400, 2):
-        nacks.add(packet(number))
-        clock.now += REORDER_S + 0.001
-        nacks.due()
-        clock.now += rtt_s - 0.001
-        nacks.add(packet(number - 1))
+    lossy(nacks, clock, 100, rtt_s)
+    assert nacks.tries == 3
     assert nacks.rtt_s == pytest.approx(rtt_s, rel=0.1)
     assert least <= nacks.patience_s <= most
+
+
+@pytest.mark.parametrize(("every", "tries"), [(100, 3), (20, 3), (10, 4), (5, 7), (2, 8)])
+def test_the_more_is_lost_the_longer_a_frame_is_held(every: int, tries: int) -> None:
+    """Of frames of 12 packets, 2 in 1000 are given up, or the tries are at their most."""
+    clock = Clock()
+    nacks = Nacks(clock)
+    lossy(nacks, clock, every, 0.001)
+    assert nacks.loss == pytest.approx(1 / every, rel=0.1)
+    assert nacks.tries == tries
+    fails = 1 - (1 - nacks.loss) ** 2
+    assert 12 * nacks.loss * fails**tries <= 0.002 or tries == 8
 
 
 def test_a_long_gap_is_not_worth_asking_for() -> None:

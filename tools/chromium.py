@@ -86,16 +86,16 @@ def driver() -> Iterator[Playwright]:
 
 @contextmanager
 def chromium(started: Playwright, camera: Path | None = None, *, without: Sequence[str] = (),
-             more: Sequence[str] = ()) -> Iterator[Browser]:  # fmt: skip
+             more: Sequence[str] = (), program: str = "") -> Iterator[Browser]:  # fmt: skip
     """A browser whose camera plays `camera` (a .y4m file; None: Chromium's own test picture), with `more` flags.
 
     `without` names flags to leave out: without ALLOWED a page that asks for the camera is refused; without FAKED there
-    is no camera.
+    is no camera. `program` is executed in place of the Chromium that is found.
     """
     chosen = [*(flag for flag in FLAGS if flag not in without), *more]
     if camera is not None:
         chosen.append(f"--use-file-for-fake-video-capture={camera}")
-    browser = started.chromium.launch(executable_path=find(started), headless=True, args=chosen)
+    browser = started.chromium.launch(executable_path=program or find(started), headless=True, args=chosen)
     try:
         yield browser
     finally:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.errors import LivebrushError
-from tools import painted, rows, without
+from tools import painted, rows, rows_network, without
 from tools.conditions import machine
 from tools.stage import Row, Stage
 
@@ -29,9 +29,9 @@ Measured = Callable[[Stage], Row | list[Row]]
 BROWSER: dict[str, Measured] = {
     "L1": rows.l1, "L1 vp8": lambda stage: replace(rows.l1(stage, "vp8"), name="L1 vp8"), "L2": rows.l2, "L3": rows.l3,
     "L4": rows.l4, "L5": rows.l5, "L6": rows.l6, "C4": lambda stage: rows.c4(stage, round(stage.seconds * 2000 / 30)),
-    "R4": rows.r4, "R9": rows.r9,
+    "R1": rows_network.r1, "R2": rows_network.r2, "R4": rows.r4, "R9": rows.r9,
 }  # fmt: skip
-ANYWHERE: dict[str, Measured] = {"C1, C2, R10": rows.crowd}
+ANYWHERE: dict[str, Measured] = {"C1, C2, R10": rows.crowd, "C3": rows.c3}
 WITHOUT: dict[str, Measured] = {"L1": without.l1, "L2": without.l2, "R4": without.r4}
 PAINTED: dict[str, Measured] = {"built-in model": painted.rows}
 

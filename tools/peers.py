@@ -46,11 +46,13 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 class Options:
     """What the peers do. `cycles` instead of `seconds`: each connects and closes so often, one after another.
 
-    `stagger_s` between one peer's beginning and the next one's.
+    `stagger_s` between one peer's beginning and the next one's. `viewers` look on at the first one's session; what they
+    saw follows what the others did.
     """
 
     url: str
     count: int = 1
+    viewers: int = 0
     seconds: float = 5.0
     cycles: int = 0
     codec: Codec = "H264"
@@ -167,14 +169,18 @@ class Counted:
 
 
 class Client:
-    """One peer with its connection, its session on the server and what it has seen."""
+    """One peer with its connection, its session on the server and what it has seen.
 
-    def __init__(self, options: Options, packets: list[bytes], source: int = 0) -> None:
+    `of`: it looks on at that one's session, and sends nothing.
+    """
+
+    def __init__(self, options: Options, packets: list[bytes], source: int = 0, of: Client | None = None) -> None:
         from aiortc import RTCConfiguration, RTCPeerConnection
 
         self.seen = Seen(source)
         self.first = asyncio.Event()
-        self._options, self._sent, self._loop = options, list[float](), len(packets)
+        self._options, self._of, self._loop = options, of, len(packets)
+        self._sent: list[float] = of._sent if of else []
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track = track_of(packets, self._sent)
         self._session, self._watching = "", set[asyncio.Task[None]]()
@@ -187,15 +193,20 @@ class Client:
         channel.on("message", self._heard)
         self._connection.on("track", self._take)
         await self._connection.setLocalDescription(await self._connection.createOffer())
-        answer = await asyncio.to_thread(self._ask, "POST", "/api/sessions", {
-            "sdp": self._connection.localDescription.sdp, "type": "offer", "settings": self._options.settings,
-        })  # fmt: skip
-        self._session = answer["id"]
+        offer: dict[str, Any] = {"sdp": self._connection.localDescription.sdp, "type": "offer"}
+        answer = await asyncio.to_thread(self._ask, "POST", *self._request(offer))
+        self._session = "" if self._of else answer["id"]
         await self._accept(answer["sdp"])
         self.seen.connect_ms = round((time.perf_counter() - start) * 1000, 1)
 
+    def _request(self, offer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Where to send an offer, and with what."""
+        if self._of is not None:
+            return f"/api/sessions/{self._of._session}/viewers", offer
+        return "/api/sessions", offer | {"settings": self._options.settings}
+
     async def close(self) -> Seen:
-        self.seen.sent = len(self._sent)
+        self.seen.sent = 0 if self._of else len(self._sent)
         if self._session and not self.seen.ended:
             await asyncio.to_thread(self._ask, "DELETE", f"/api/sessions/{self._session}")
         await self._connection.close()
@@ -213,7 +224,7 @@ class Client:
         """Offers one codec only."""
         from aiortc.rtcrtpsender import RTCRtpSender
 
-        way = self._connection.addTransceiver(self._track, "sendrecv")
+        way = self._connection.addTransceiver(*(("video", "recvonly") if self._of else (self._track, "sendrecv")))
         found = RTCRtpSender.getCapabilities("video").codecs
         way.setCodecPreferences([c for c in found if c.name == self._options.codec])
 
@@ -282,6 +293,7 @@ async def together(options: Options) -> tuple[list[Seen], str]:
     """All peers at once for `seconds`, from the moment on when all of them get pictures."""
     films = [encoded(options.codec, options.side, round(options.film_s * RATE), k) for k in range(options.count)]
     clients = [Client(options, packets, k) for k, packets in enumerate(films)]
+    clients += [Client(options, films[0], of=clients[0]) for _ in range(options.viewers)]
     for client in clients:
         await client.connect()
         await asyncio.sleep(options.stagger_s)

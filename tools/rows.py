@@ -235,6 +235,34 @@ def r10(lag: dict[str, Any]) -> Row:
     return Row("R10", "event-loop lag, six peers, ms", "p99 <= 20", lag, lag["p99"] <= 20)
 
 
+def c3(stage: Stage, more: int = 4, codec: str = "H264") -> Row:
+    """What each of `more` viewers costs beside the first: the difference of two measurements of one server."""
+    with stage.server(limit=1) as server:
+        with peers.peers(server.url, seconds=3, codec=codec, film_s=2, viewers=1) as warm:
+            peers.began(warm)
+            peers.gathered(warm)
+        one, few = (looked_at(server, count, stage.seconds, codec) for count in (1, 1 + more))
+    cost = (few["cpu_ms_per_frame"] - one["cpu_ms_per_frame"]) / more
+    value: dict[str, Any] = {
+        "cpu_ms_per_frame_and_viewer": round(cost, 2),
+        "one_viewer": one,
+        f"{1 + more}_viewers": few,
+    }
+    return Row("C3", "one more viewer of the same output", "<= 2 ms CPU a frame", value, cost <= 2)
+
+
+def looked_at(server: Observed, viewers: int, seconds: float, codec: str) -> dict[str, float]:
+    """Milliseconds of processor time of server and worker for a painted picture that so many look at."""
+    with peers.peers(server.url, seconds=seconds, codec=codec, viewers=viewers) as process:
+        peers.began(process)
+        before, start = server.cpu_s(), time.monotonic()
+        time.sleep(seconds - 0.5)
+        cpu, took = server.cpu_s() - before, time.monotonic() - start
+        seen, _ = peers.gathered(process)
+    fps = [(len(s.arrived) - 1) * 1000 / (s.arrived[-1] - s.arrived[0]) for s in seen]
+    return {"cpu_ms_per_frame": round(cpu * 1000 / took / fps[0], 2), "least_fps": round(min(fps), 1)}
+
+
 def c4(stage: Stage, frames: int = 2000) -> Row:
     """Two pages with cameras and settings of their own: no picture of one in the other."""
     counts, wrong, unread = [0, 0], [0, 0], [0, 0]

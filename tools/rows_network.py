@@ -1,0 +1,80 @@
+"""Rows R1 and R2 of the delivery table: a real browser behind a line that loses packets, both ways.
+
+The server is here, the browser at the far end of `tools/lossy.py`; camera, painted picture and messages all go over the
+line, and only HTTP does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from tools.chromium import Tab, chromium, find, page
+from tools.lossy import Weather, hindrance, line
+from tools.observed import Observed
+from tools.sightings import frozen, glass_to_glass, percentiles, rate
+from tools.stage import LOOP, SETTLE_S, WINDOW, Row, Stage, address
+
+LOSSES = {0.05: (250, 0.05), 0.10: (350, 0.10), 0.20: (600, 0.25)}  # p95 in ms, share of time that is frozen
+FAR = Weather(loss=0.05, delay_ms=25, jitter_ms=10, seed=1)  # 60 ms there and back, on the average
+COUNTED = "packetsLost", "packetsReceived", "nackCount", "pliCount", "freezeCount"
+FAR_HOLDS = {"p95": 400, "fps": 18, "frozen": 0.08}
+
+
+@contextmanager
+def far_tab(stage: Stage, server: Observed, weather: Weather, **query: str) -> Iterator[Tab]:
+    """The server's page with the camera on it, painting, seen over a line with that weather."""
+    port = urlsplit(server.url).port
+    assert port is not None
+    with line(weather) as it, it.door(port):
+        program = it.program(stage.folder, find(stage.driver))
+        with chromium(stage.driver, stage.camera(), program=program) as browser, page(browser, viewport=WINDOW) as tab:
+            tab.page.goto(address(server, **query))
+            tab.shown()
+            tab.watch("camera", "picture")
+            yield tab
+
+
+def seen_over(stage: Stage, server: Observed, weather: Weather, **query: str) -> dict[str, Any]:
+    """Latency in ms, frames a second, the share of time that stood still, and what was lost."""
+    with far_tab(stage, server, weather, **query) as tab:
+        tab.take(SETTLE_S)
+        rows = tab.take(stage.seconds)
+        inbound, remote = tab.stats("inbound-rtp"), tab.stats("remote-inbound-rtp")
+    picture = rows["picture"]
+    value: dict[str, Any] = percentiles(glass_to_glass(rows["camera"], picture, LOOP))
+    value |= {"fps": round(rate(picture), 1), "frozen": round(frozen([r["shown"] for r in picture]), 3)}
+    down = next(report for report in inbound if report["kind"] == "video")
+    up = next((report for report in remote if report["kind"] == "video"), {})
+    value |= {
+        name: down.get(name) for name in ("packetsLost", "packetsReceived", "nackCount", "pliCount", "freezeCount")
+    }
+    return value | {"up_lost": up.get("fractionLost"), "size": f"{picture[-1]['width']}x{picture[-1]['height']}"}
+
+
+def r1(stage: Stage, losses: tuple[float, ...] = tuple(LOSSES)) -> Row:
+    """Loss of 5, 10 and 20 %, each way, by nft."""
+    hold = "p95 <= 250/350/600 ms, frozen <= 5/10/25 %"
+    if reason := hindrance():
+        return Row("R1", "loss 5/10/20 %", hold, note=f"not measured: {reason}")
+    with stage.server() as server:
+        value = {f"{loss:.0%}": seen_over(stage, server, Weather(loss=loss)) for loss in losses}
+    holds = all(
+        value[f"{loss:.0%}"]["p95"] <= LOSSES[loss][0] and value[f"{loss:.0%}"]["frozen"] <= LOSSES[loss][1]
+        for loss in losses
+    )
+    return Row("R1", "loss 5/10/20 %", hold, value, holds)
+
+
+def r2(stage: Stage) -> Row:
+    """5 % loss each way, 60 ms there and back, jitter that lets packets overtake others."""
+    figure, hold = "5 % loss, 60 ms RTT, jitter", "p95 <= 400 ms, >= 18 fps, frozen <= 8 %"
+    if reason := hindrance():
+        return Row("R2", figure, hold, note=f"not measured: {reason}")
+    with stage.server() as server:
+        value = seen_over(stage, server, FAR)
+    holds = (value["p95"] <= FAR_HOLDS["p95"] and value["fps"] >= FAR_HOLDS["fps"]
+             and value["frozen"] <= FAR_HOLDS["frozen"])  # fmt: skip
+    return Row("R2", figure, hold, value, holds)
