@@ -111,6 +111,9 @@ def test_the_openapi_document_is_whole(server: Served) -> None:
             assert ({"400", "408", "413", "415", "422"} <= set(wrong)) is ("requestBody" in operation)
     assert set(document["paths"]) == {"/healthz", "/api/schema", "/api/loras", "/api/sessions",
                                       "/api/sessions/{session}", "/api/sessions/{session}/viewers",
+                                      "/api/outputs", "/api/sessions/{session}/outputs",
+                                      "/api/sessions/{session}/outputs/{output}",
+                                      "/api/sessions/{session}/snapshot.png",
                                       "/api/clips", "/api/clips/plan", "/api/clips/events", "/v1/videos",
                                       "/v1/videos/{video}", "/v1/videos/{video}/content",
                                       "/v1/videos/{video}/preview", "/v1/videos/{video}/events",

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from stream.config import ModelSpec, spec
 from stream.messages import Fake, Plan, pass_through
+from stream.sinks import live
 from web.auth import Places, is_loopback
 from web.config import Config
 from web.errors import ServeError
@@ -117,6 +118,8 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
     Raises LivebrushError before it serves, where something is wrong with what was asked for.
     """
     planned = plan(config)
+    for text in config.outputs:
+        live.check(text)
     with bind(config) as bound:
         opened = open_input(config.source)
         config = replace(config, port=bound.getsockname()[1])

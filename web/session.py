@@ -35,6 +35,7 @@ from web.messages import (
     Stats,
     Welcome,
 )
+from web.outputs import Outputs
 from web.pictures import Pictures
 from web.pump import Pump
 from web.rtc import Control
@@ -141,6 +142,7 @@ class Session:
         its id is the page's secret."""
         self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
         self.name, self.sound = name, Sound()
+        self.outputs = Outputs(self.pictures, self.tell)
         self.page: Page | None = None
         self.publisher: Publisher | None = None
         self.passing = False  # made by its publisher, and goes when that one stays away
@@ -337,6 +339,8 @@ class Session:
         channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark))
         if known := self._world.loras().loras:
             channel.tell(LorasTold(loras=known, changing=self._world.loras().changing))
+        if (outputs := self.outputs.told).outputs:
+            channel.tell(outputs)
 
     def parted(self, channel: Channel) -> None:
         """A page hears no more."""
@@ -504,8 +508,7 @@ class Session:
             undo()
         self.tell(Bye(reason=reason))
         links = [*([self.publisher.link] if self.publisher else []), *(page.link for page in self._pages())]
-        closing = [asyncio.ensure_future(link.close()) for link in links]
-        if closing:
-            await asyncio.wait(closing, timeout=CLOSE_S)
+        ending = [*(link.close() for link in links), self.outputs.close()]
+        await asyncio.wait([asyncio.ensure_future(job) for job in ending], timeout=CLOSE_S)
         self.pictures.close()
         self.sound.close()
