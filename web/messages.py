@@ -216,6 +216,7 @@ class SessionListed(Model):
     notice: str
     settings: Values
     viewers: int
+    outputs: list[OutputFacts]
     publishing: Annotated[bool, Field(description="Whether somebody publishes to it by WHIP.")]
 
 
