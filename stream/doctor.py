@@ -29,7 +29,19 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """All findings, in the order in which they are worth reading."""
-    for look in (_python, _processor, _torch, _engines, _fallback, _auto, _codecs, _cache, _builtin, _cameras):
+    for look in (
+        _python,
+        _processor,
+        _torch,
+        _engines,
+        _fallback,
+        _auto,
+        _codecs,
+        _cache,
+        _builtin,
+        _cameras,
+        _outputs,
+    ):
         yield from look()
 
 
@@ -135,6 +147,14 @@ def _cameras() -> Iterator[Finding]:
         return
     found = cameras()
     yield Finding("cameras", bool(found), ", ".join(found) or "none found: plug one in, or use a file or testcard")
+
+
+def _outputs() -> Iterator[Finding]:
+    from stream.sinks import live
+
+    lacking = {name: why for name, _, why in live.usable() if why is not None}
+    able = ", ".join(name for name in live.known() if name not in lacking)
+    yield Finding("outputs", bool(able), "; ".join([able, *(f"not {name}: {why}" for name, why in lacking.items())]))
 
 
 def missing_weights(spec: ModelSpec) -> str | None:

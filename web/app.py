@@ -30,8 +30,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stream.errors import SettingsError
 from stream.settings import Settings
+from stream.sinks.live import recognise
 from stream.supervisor import Supervisor
-from web import invite, login, loras, messages, metrics, sockets, standing, videos, whip
+from web import invite, login, loras, messages, metrics, outlets, sockets, standing, videos, whip
 from web.access import Role, needs, refusal, role_of
 from web.auth import OPEN, Guard, Places, origin, refuse
 from web.clips import Clips
@@ -75,10 +76,10 @@ JPEG_THREADS = 4
 CARDS = ("cuda", "mps")
 ABOUT = """Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
 statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden` and
-`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `LorasTold`, `Pong`,
-`ErrorTold` and `Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the same as a WebSocket:
-`Hello` first, messages as text, pictures as binary messages of 16 bytes (sequence number and zero as uint32, capture
-time in ms as float64, all little-endian) and a JPEG."""
+`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `LorasTold`,
+`OutputsTold`, `Pong`, `ErrorTold` and `Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the
+same as a WebSocket: `Hello` first, messages as text, pictures as binary messages of 16 bytes (sequence number and zero
+as uint32, capture time in ms as float64, all little-endian) and a JPEG."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -406,7 +407,7 @@ def create_app(
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
             app.state.house = House(config, supervisor, sessions, offers, pool, door, clips)
-            async with running(supervisor, sessions, pump, clips):
+            async with running(supervisor, sessions, pump, clips, config.outputs):
                 yield
 
     handlers: dict[Any, Any] = {
@@ -435,6 +436,7 @@ def create_app(
     app.include_router(videos.router)
     app.include_router(standing.router)
     app.include_router(whip.router)
+    app.include_router(outlets.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=places(config), door=door)
     if config.access.proxies:  # outside the guard, which then sees who really asks
@@ -450,7 +452,7 @@ def places(config: Config) -> Places:
 
 @contextlib.asynccontextmanager
 async def running(
-    supervisor: Supervisor, sessions: Sessions, pump: Pump | None, clips: Clips | None
+    supervisor: Supervisor, sessions: Sessions, pump: Pump | None, clips: Clips | None, outputs: tuple[str, ...] = ()
 ) -> AsyncIterator[None]:
     """Everything that runs beside the requests."""
     supervisor.start()
@@ -458,6 +460,7 @@ async def running(
         pump.start()
     if clips is not None:
         clips.start(lambda: paints(sessions, supervisor))
+    stand_live(sessions, outputs)
     telling = asyncio.ensure_future(sessions.run())
     try:
         yield
@@ -466,6 +469,14 @@ async def running(
         await stop(supervisor, sessions, clips)
         if pump is not None:
             await asyncio.to_thread(pump.close)
+
+
+def stand_live(sessions: Sessions, outputs: tuple[str, ...]) -> None:
+    """The session `live`, where the server was started with outputs: of its own source, or of whoever publishes."""
+    if outputs:
+        session = sessions.stand("live", "server" if sessions.pump is not None else "whip")
+        for text in outputs:
+            session.outputs.add(recognise(text))
 
 
 async def stop(supervisor: Supervisor, sessions: Sessions, clips: Clips | None) -> None:

@@ -13,6 +13,7 @@ from stream.errors import SettingsError
 
 PAINTING = "What paints"
 PICTURES = "Where pictures come from"
+OUTLETS = "Where they go"
 PLACE = "Where it is"
 PEOPLE = "Who may come"
 NETWORK = "How pictures travel"
@@ -52,6 +53,12 @@ def serve(
     source: Annotated[str | None, typer.Option(metavar="INPUT", rich_help_panel=PICTURES, help="A source of this "
                                                "machine, offered on the page: camera, camera:1, testcard, a video, a "
                                                "picture or a folder.")] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--output", metavar="TEXT", rich_help_panel=OUTLETS, help="Where "
+                                                      "the painted picture goes as well: virtualcam, ndi:NAME, "
+                                                      "srt://HOST:PORT, record:FILE.mp4 and others (livebrush doctor "
+                                                      "lists them); may be given again. It is that of the session "
+                                                      "'live', of --source or of whoever publishes by "
+                                                      "WHIP.")] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", rich_help_panel=PLACE, help="Where it "
                                       "listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="NUMBER", rich_help_panel=PLACE, help="Its port; 0 takes a free "
@@ -98,6 +105,7 @@ def serve(
         host=host,
         port=port,
         source=source,
+        outputs=tuple(outputs or []),
         size=(pixels["width"], pixels["height"]) if pixels else None,
         engine=engine,
         device=device,

@@ -70,6 +70,7 @@ class Config:
     clips_folder: Path | None = None  # of their queue; None: the user's
     clips_limit: int = CLIPS  # that may wait
     clips_allow: tuple[str, ...] = ()  # models, motion modules and back ends that requests for clips may name
+    outputs: tuple[str, ...] = ()  # where the picture of the session `live` goes; see `stream.sinks.live`
     loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths
     network: Network = field(default_factory=Network)  # STUN, TURN, UDP ports
     access: Access = Access()

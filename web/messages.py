@@ -217,6 +217,7 @@ class SessionListed(Model):
     notice: str
     settings: Values
     viewers: int
+    outputs: list[OutputFacts]
     publishing: Annotated[bool, Field(description="Whether somebody publishes to it by WHIP.")]
 
 
@@ -489,6 +490,27 @@ class LorasTold(Loras):
     type: Literal["loras"] = "loras"
 
 
+class OutputFacts(Model):
+    """An output of a session: `to` as it was asked for, without keys and folders. `waiting`: it is tried again soon,
+    and `error` says why it does not go."""
+
+    id: str
+    to: str
+    kind: str
+    state: Literal["starting", "running", "waiting", "stopped"]
+    error: str | None = None
+    frames: Annotated[int, Field(description="Pictures that it took.")]
+    dropped: Annotated[int, Field(description="Pictures that it did not: newer ones came, or it was not there.")]
+    since_s: Annotated[float, Field(description="Seconds since it was asked for.")]
+
+
+class OutputsTold(Model):
+    """The session's outputs, on every change of their states; also at the beginning, where there are some."""
+
+    type: Literal["outputs"] = "outputs"
+    outputs: list[OutputFacts]
+
+
 class Pong(Model):
     """`t` of the ping, and the server's monotonic clock in ms."""
 
@@ -521,10 +543,12 @@ class Bye(Model):
     queue: Place | None = None
 
 
-ServerMessage = Welcome | SettingsTold | StateTold | Stats | FramesTold | LorasTold | Pong | ErrorTold | Refused | Bye
+ServerMessage = (
+    Welcome | SettingsTold | StateTold | Stats | FramesTold | LorasTold | OutputsTold | Pong | ErrorTold | Refused | Bye
+)
 
 SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, Welcome, SettingsTold, StateTold, Stats, FramesTold,
-          LorasTold, Pong, ErrorTold, Refused, Bye)  # fmt: skip
+          LorasTold, OutputsTold, Pong, ErrorTold, Refused, Bye)  # fmt: skip
 
 
 class SessionFacts(Model):

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from stream.config import ModelSpec, spec
 from stream.messages import Fake, Plan, pass_through
+from stream.sinks import live
 from web.auth import Places, is_loopback, origin
 from web.config import Config
 from web.errors import ServeError
@@ -130,6 +131,8 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
     """
     planned = plan(config)
     config, made = settled(config)
+    for text in config.outputs:
+        live.check(text)
     with bind(config) as bound:
         opened = open_input(config.source)
         config = replace(config, port=bound.getsockname()[1])

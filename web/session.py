@@ -38,6 +38,7 @@ from web.messages import (
     Welcome,
 )
 from web.metrics import Figures
+from web.outputs import Outputs
 from web.pictures import Pictures
 from web.publishing import Publisher, Publishing
 from web.pump import Pump
@@ -137,6 +138,7 @@ class Session:
         its id is the page's secret."""
         self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
         self.name, self.sound = name, Sound()
+        self.outputs = Outputs(self.pictures, self.tell)
         self.page: Page | None = None
         self.publishing = Publishing(name, self._tell_state, self._gone)
         self.viewers: dict[str, Page] = {}
@@ -308,6 +310,8 @@ class Session:
                              ends_in_s=self.ends_in_s))  # fmt: skip
         if known := self._world.loras().loras:
             channel.tell(LorasTold(loras=known, changing=self._world.loras().changing))
+        if (outputs := self.outputs.told).outputs:
+            channel.tell(outputs)
 
     def parted(self, channel: Channel) -> None:
         """A page hears no more."""
@@ -492,8 +496,7 @@ class Session:
         if own is not None:
             own.tell(Bye(reason=reason, queue=place))
         links = [*self.publishing.close(), *(page.link for page in self._pages())]
-        closing = [asyncio.ensure_future(link.close()) for link in links]
-        if closing:
-            await asyncio.wait(closing, timeout=CLOSE_S)
+        ending = [*(link.close() for link in links), self.outputs.close()]
+        await asyncio.wait([asyncio.ensure_future(job) for job in ending], timeout=CLOSE_S)
         self.pictures.close()
         self.sound.close()

@@ -103,5 +103,6 @@ def facts(session: Session, everything: bool) -> SessionListed:
         notice=session.remark,
         settings=plain(session.settings),
         viewers=len(session.viewers),
+        outputs=session.outputs.facts(),
         publishing=session.publishing.by is not None,
     )

@@ -148,6 +148,7 @@ class SinkHost:
         self.restarts = 0
         self._told, self._limits = told, limits
         self._life: Life | None = None
+        self._newest: Frame | None = None  # for a sink that begins anew while nothing comes
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._began = time.monotonic()
@@ -160,9 +161,10 @@ class SinkHost:
     def put(self, frame: Frame) -> None:
         """The newest picture, for whenever the sink comes to it."""
         if self._life is None:
-            self._dropped += 1
+            self._dropped += self._newest is not None
         else:
             self._life.put(frame)
+        self._newest = frame
 
     @property
     def frames(self) -> int:
@@ -216,6 +218,8 @@ class SinkHost:
         process.begin(self.target.text, life.heard)
         if self._closing.is_set():
             process.send(Stop())
+        elif self._newest is not None:
+            life.put(self._newest)
         try:
             trouble = await life.end()
         finally:
