@@ -29,6 +29,7 @@ from stream.settings import Settings
 from web import auth, jpeg, sockets
 from web.app import sends_video
 from web.auth import Places, Rate, is_loopback, split
+from web.inputs import Pumps
 from web.messages import BODY_LIMIT, PICTURE
 from web.rtc import OfferError, Peer
 
@@ -111,6 +112,7 @@ def test_the_openapi_document_is_whole(server: Served) -> None:
             assert ({"400", "408", "413", "415", "422"} <= set(wrong)) is ("requestBody" in operation)
     assert set(document["paths"]) == {"/healthz", "/api/schema", "/api/loras", "/api/sessions",
                                       "/api/sessions/{session}", "/api/sessions/{session}/viewers",
+                                          "/api/sources", "/api/sessions/{session}/source",
                                       "/api/clips", "/api/clips/plan", "/api/clips/events", "/v1/videos",
                                       "/v1/videos/{video}", "/v1/videos/{video}/content",
                                       "/v1/videos/{video}/preview", "/v1/videos/{video}/events",
@@ -692,11 +694,7 @@ def test_everybody_is_told_when_the_server_stops() -> None:
 
 
 def test_a_server_with_a_source_offers_it() -> None:
-    from web.pump import Pump
-    from web.pump import connect as opened
-
-    pump = Pump("testcard", opened("testcard"))
-    with served(pump=pump) as server:
+    with served(pumps=Pumps("testcard")) as server:
         assert "server" in server.http.get("/api/schema").json()["sources"]
         assert server.offer(sdp=WATCHES).status_code == 201
         with socketed(server) as ws:

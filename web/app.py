@@ -30,12 +30,14 @@ from starlette.staticfiles import StaticFiles
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import loras, messages, sockets, videos
+from web import loras, messages, sockets, sources, videos
+from web.access import Role, needs, role_of
 from web.auth import Guard, Places, Rate
 from web.clips import Clips
 from web.config import Config
 from web.control import plain
 from web.errors import RefusalError
+from web.inputs import Pumps, allow, wanted
 from web.messages import (
     Answer,
     Full,
@@ -54,7 +56,6 @@ from web.messages import (
     ViewerOffer,
 )
 from web.orders import VideoAsked
-from web.pump import Pump
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
 from web.sessions import Sessions
@@ -161,7 +162,7 @@ async def health(has: Has, response: Response) -> Health:
 @router.get("/api/schema", responses=says(403), tags=["server"])
 async def schema(has: Has) -> Schema:
     """The settings, the model, the styles that it knows, and the limits."""
-    own: list[Any] = ["server"] if has.sessions.pump is not None else []
+    own: list[Any] = ["server"] if has.sessions.pumps.own is not None else []
     return Schema(
         settings=Settings.model_json_schema(),
         defaults=plain(has.sessions.defaults),
@@ -196,9 +197,12 @@ async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
 
 
 @router.post("/api/sessions", status_code=201, responses={**says(*WITH_BODY, 429), **FULL}, tags=["sessions"])
-async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Answer:
+async def begin(
+    offer: Offer, has: Has, asks: Client, role: Annotated[Role, needs(Role.CONTROL)], response: Response
+) -> Answer:
     """Begins a session with a WebRTC offer. Candidates are in the SDP, of the answer as well."""
-    source: SourceName = offer.source or ("page" if sends_video(offer.sdp) else "server")
+    allow(role, offer.source)
+    source: SourceName = await wanted(offer.source or ("page" if sends_video(offer.sdp) else "server"))
     session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
     sdp = None
     try:
@@ -220,6 +224,7 @@ async def look(session: Found) -> SessionFacts:
         state=session.state,
         notice=session.remark,
         source=session.source,
+        input=session.input,
         stats=session.stats(page.channel.transport if page else "webrtc"),
         page=page.link.statistics() if page else {},
         viewers=len(session.viewers),
@@ -264,7 +269,7 @@ async def view(session: Found, offer: ViewerOffer, has: Has, asks: Client) -> Vi
 @router.websocket("/api/sessions/ws")
 async def websocket(websocket: WebSocket) -> None:
     has, address = house(websocket), client(websocket)
-    await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address))
+    await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address), role_of(websocket))
 
 
 def sends_video(sdp: str) -> bool:
@@ -358,20 +363,20 @@ def create_app(
     config: Config,
     supervisor: Supervisor,
     *,
-    pump: Pump | None = None,
+    pumps: Pumps | None = None,
     answers: Answers = Peer.answer,
     clips: Clips | None = None,
 ) -> FastAPI:
-    """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
+    """The application for the address in `config`. Its lifespan starts and stops the supervisor, the sources and what
     makes the clips."""
-    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
+    sessions = Sessions(supervisor, limit=config.limit, pumps=pumps, answers=answers)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
             app.state.house = House(config, supervisor, sessions, offers, pool, clips)
-            async with running(supervisor, sessions, pump, clips):
+            async with running(supervisor, sessions, clips):
                 yield
 
     handlers: dict[Any, Any] = {
@@ -393,6 +398,7 @@ def create_app(
         routes=[Route("/", index), Route("/view", viewer), Route("/clips", editor)],
     )
     app.include_router(router)
+    app.include_router(sources.router)
     app.include_router(videos.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=Places(config.host, config.port))
@@ -401,13 +407,10 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def running(
-    supervisor: Supervisor, sessions: Sessions, pump: Pump | None, clips: Clips | None
-) -> AsyncIterator[None]:
+async def running(supervisor: Supervisor, sessions: Sessions, clips: Clips | None) -> AsyncIterator[None]:
     """Everything that runs beside the requests."""
     supervisor.start()
-    if pump is not None:
-        pump.start()
+    sessions.pumps.start()
     if clips is not None:
         clips.start(lambda: paints(sessions, supervisor))
     telling = asyncio.ensure_future(sessions.run())
@@ -416,8 +419,7 @@ async def running(
     finally:
         telling.cancel()
         await stop(supervisor, sessions, clips)
-        if pump is not None:
-            await asyncio.to_thread(pump.close)
+        await sessions.pumps.close()
 
 
 async def stop(supervisor: Supervisor, sessions: Sessions, clips: Clips | None) -> None:

@@ -49,8 +49,11 @@ def serve(
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", rich_help_panel=PAINTING, help="The "
                                            "numbers they use.")] = "auto",
     source: Annotated[str | None, typer.Option(metavar="INPUT", rich_help_panel=PICTURES, help="A source of this "
-                                               "machine, offered on the page: camera, camera:1, testcard, a video, a "
-                                               "picture or a folder.")] = None,
+                                               "machine, offered on the page: camera, camera:1, screen, window:TITLE, "
+                                               "ndi:NAME, rtsp://..., testcard, a video, a picture or a folder; see "
+                                               "livebrush sources.")] = None,
+    once: Annotated[bool, typer.Option("--once", rich_help_panel=PICTURES, help="The source is a file that stops at "
+                                       "its end; its last picture stays.")] = False,
     host: Annotated[str, typer.Option(metavar="ADDRESS", rich_help_panel=PLACE, help="Where it "
                                       "listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="NUMBER", rich_help_panel=PLACE, help="Its port; 0 takes a free "
@@ -80,7 +83,7 @@ def serve(
         model=model,
         host=host,
         port=port,
-        source=source,
+        source=f"once:{source}" if source and once else source,
         size=(pixels["width"], pixels["height"]) if pixels else None,
         engine=engine,
         device=device,

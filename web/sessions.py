@@ -19,15 +19,14 @@ from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
 from web.errors import RefusalError
+from web.inputs import BROUGHT, Pumps
 from web.messages import SourceName
-from web.pump import Pump
 from web.rtc import Peer
 from web.session import Answers, Session, World, near
 from web.waiting import RETRY_S, Line
 from web.wishes import changed
 
 log = logging.getLogger("livebrush")
-NO_SOURCE = "the offer sends no video, and the server has no source: send a video track, or start it with --source"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 FRAMES_S = 0.1  # between two messages "frames"
 STATS_TICKS = 10  # of them make a second
@@ -51,18 +50,18 @@ class Sessions:
         supervisor: Supervisor,
         *,
         limit: int,
-        pump: Pump | None = None,
+        pumps: Pumps | None = None,
         answers: Answers = Peer.answer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limit, self.pump = limit, pump
+        self.limit, self.pumps = limit, Pumps() if pumps is None else pumps
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}  # those that stand
         self._line = Line(clock)
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._ended_one = False  # since memory was given back
-        self._world = World(supervisor, answers, pump, clock, self.__len__, self._end)
+        self._world = World(supervisor, answers, self.pumps, clock, self.__len__, self._end)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -88,8 +87,7 @@ class Sessions:
         `offer` is called before there is one; it may refuse. Asking for a place costs nothing and is not counted.
         """
         settings = changed(self.defaults, changes)
-        if source == "server" and self.pump is None:
-            raise RefusalError(422, NO_SOURCE)
+        self._check(source)
         if self._closed:
             raise RefusalError(503, "the server stops: come back when it is there again", headers={"Retry-After": "5"})
         if not self._line.passes(ticket, self.limit - len(self)):
@@ -108,6 +106,7 @@ class Sessions:
             raise RefusalError(409, f"session {name!r} is there already: use another name, or end that one")
         if self._closed:
             raise RefusalError(503, "the server stops: come back when it is there again", headers={"Retry-After": "5"})
+        self._check(source)
         session = Session(self._world, changed(self.defaults, changes or {}), source, name)
         self._by_id[session.id] = self._by_name[name] = session
         session.begin()
@@ -160,6 +159,11 @@ class Sessions:
         fps = [s.fps for s in self if s.fps]
         latencies = [s.latency_ms for s in self if s.latency_ms is not None]
         return Summary(len(self), len(self._line), min(fps, default=0.0), max(latencies, default=None))
+
+    def _check(self, source: SourceName) -> None:
+        """RefusalError where the server's own source is asked for, and there is none."""
+        if source not in BROUGHT:
+            self.pumps.text(source)
 
     def _full(self, ticket: str | None) -> RefusalError:
         place = self._line.wait(ticket)
