@@ -22,7 +22,7 @@ from stream.commandline import (
     told,
     with_options,
 )
-from stream.errors import SettingsError
+from stream.errors import SettingsError, SourceError
 from stream.settings import Settings
 from web.command import Panels, serve
 
@@ -88,7 +88,8 @@ def wanted(model: str, vae: str | None, loras: list[str], settings: dict[str, An
 @with_settings
 def run(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A video, a picture, a folder of pictures, testcard, "
-                                          "camera, or camera:1.")],
+                                          "camera, screen, window:TITLE, ndi:NAME, or an address (rtsp://...); see "
+                                          "livebrush sources.")],
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A video, a picture, or a folder (name/).")],
     settings: dict[str, Any],
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the painted picture (default: the input's "
@@ -233,6 +234,24 @@ def models() -> None:
         missing = missing_weights(spec)
         size = f"{spec.settings.width}x{spec.settings.height}"
         table.add_row(name, spec.about, spec.licence, size, "[green]ready[/]" if missing is None else missing)
+    shown().print(table)
+
+
+@app.command()
+def sources() -> None:
+    """Lists the cameras, screens, windows and NDI sources that are here now."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from stream.sources import LISTED, listed
+
+    table = Table("source", "what it is", box=None, padding=(0, 2, 0, 0))
+    for kind in LISTED:
+        try:
+            for found in listed(kind):
+                table.add_row(escape(found.name), escape(found.title))
+        except SourceError as error:
+            table.add_row(f"[yellow]{kind}[/]", escape(str(error)))
     shown().print(table)
 
 

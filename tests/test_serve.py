@@ -80,7 +80,9 @@ def test_off_loopback_nobody_listens_by_mistake(host: str) -> None:
 @pytest.mark.parametrize(("words", "told"), [
     (("--model", "nothing"), "model 'nothing' is unknown: use builtin"),
     (("--source", "nothing.mp4"), "input nothing.mp4 is not there"),
-    (("--source", "camera:97"), "camera 97 is not there or is in use"),
+    (("--source", "camera:left"), "use camera, camera:1 or /dev/video0"),
+    (("--source", "gopher://x/y"), "addresses that begin with gopher:// are not opened"),
+    (("--source", "rtsp:///live"), "names no host"),
     (("--size", "65"), "width 65 is not a multiple of 8"),
     (("--size", "big"), "'big' is no size"),
     (("--engine", "steam"), "engine 'steam' is unknown: use auto, torch, openvino"),

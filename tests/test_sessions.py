@@ -22,6 +22,7 @@ from stream.sources import Source
 from web import messages
 from web.control import Channel
 from web.errors import RefusalError
+from web.inputs import Pumps
 from web.messages import MESSAGE_LIMIT, MESSAGES_A_SECOND
 from web.pump import Pump
 from web.session import VIEWERS, near
@@ -618,10 +619,28 @@ async def until(true: Any, seconds: float = 8) -> None:
         await asyncio.sleep(0.005)
 
 
+def opening(*sources: Source | Exception) -> Any:
+    """What opens these sources, one after the other, or cannot."""
+    left = iter(sources)
+
+    def connect(_text: str) -> Source:
+        found = next(left)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return connect
+
+
+async def ended(pump: Pump) -> None:
+    pump.close()
+    await asyncio.to_thread(pump.join, 5)
+
+
 def test_a_source_on_the_server_goes_round_and_fits_every_session() -> None:
     async def job() -> None:
         first, again = Scripted([1, 2, 3]), Scripted([4, 5])
-        pump = Pump("scripted", first, lambda _text: again)
+        pump = Pump("scripted", opening(first, again))
         got: list[Frame] = []
         pump.start()
         end = pump.subscribe(lambda: (64, 48, "stretch"), got.append, lambda _text: None)
@@ -630,7 +649,7 @@ def test_a_source_on_the_server_goes_round_and_fits_every_session() -> None:
         assert [f.pts for f in got] == sorted(f.pts for f in got)
         assert first.closed
         end()
-        await asyncio.to_thread(pump.close)
+        await ended(pump)
         assert again.closed
         assert not [t for t in threading.enumerate() if t.name == "source"]
 
@@ -647,21 +666,21 @@ def test_nobody_there_nothing_read() -> None:
                     read.append(grey)
                     yield Frame(flat(grey))
 
-        pump = Pump("watched", Watched(list(range(200))))
+        pump = Pump("watched", opening(Watched(list(range(200)))))
         pump.start()
         await asyncio.sleep(0.05)
         assert len(read) <= 2
         end = pump.subscribe(lambda: (64, 64, "crop"), lambda _frame: None, lambda _text: None)
         await until(lambda: len(read) > 5)
         end()
-        await asyncio.to_thread(pump.close)
+        await ended(pump)
 
     together(job)
 
 
 def test_a_slow_session_gets_the_newest_picture_only() -> None:
     async def job() -> None:
-        pump, got = Pump("scripted", Scripted(list(range(100)))), []
+        pump, got = Pump("scripted", opening(Scripted(list(range(100))))), []
         pump.start()
         pump.subscribe(lambda: (64, 64, "crop"), lambda f: got.append(f.image[0, 0, 0]), lambda _text: None)
         await until(lambda: got)
@@ -670,20 +689,18 @@ def test_a_slow_session_gets_the_newest_picture_only() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert len(got) - before <= 2
-        await asyncio.to_thread(pump.close)
+        await ended(pump)
 
     together(job)
 
 
 def test_one_picture_is_shown_for_as_long_as_it_is_wanted() -> None:
     async def job() -> None:
-        opened: list[str] = []
-        pump, got = Pump("one", Scripted([9]), opened.append), []  # type: ignore[arg-type]
+        pump, got = Pump("one", opening(Scripted([9]))), []
         pump.start()
         pump.subscribe(lambda: (64, 64, "crop"), got.append, lambda _text: None)
         await until(lambda: len(got) > 5)
-        assert opened == []
-        await asyncio.to_thread(pump.close)
+        await ended(pump)
 
     together(job)
 
@@ -693,32 +710,25 @@ def test_a_source_that_breaks_is_told_and_opened_again(monkeypatch: pytest.Monke
 
     async def job() -> None:
         told: list[str] = []
-        tries = iter([SourceError("still nothing"), Scripted([7] * 50)])
-
-        def again(_text: str) -> Source:
-            found = next(tries)
-            if isinstance(found, Exception):
-                raise found
-            return found
-
-        pump = Pump("scripted", Scripted([1], broken=True), again)
-        pump._source.count = None  # type: ignore[union-attr]
+        breaks = Scripted([1], broken=True)
+        breaks.count = None
+        pump = Pump("scripted", opening(breaks, SourceError("still nothing"), Scripted([7] * 50)))
         pump.start()
         got: list[Frame] = []
-        pump.subscribe(lambda: (64, 64, "crop"), got.append, told.append)
+        pump.subscribe(lambda: (64, 64, "crop"), got.append, lambda facts: told.append(facts.remark))
         await until(lambda: any(f.image[0, 0, 0] == 7 for f in got))
-        assert told == ["the cable came off: plug it in", "still nothing", ""]
-        await asyncio.to_thread(pump.close)
+        assert told == ["", "the cable came off: plug it in", "still nothing", ""]
+        await ended(pump)
 
     together(job)
 
 
 def test_a_session_takes_the_servers_source() -> None:
     async def job() -> None:
-        pump = Pump("scripted", Scripted([50] * 1000))
-        room = Room(pump=pump)
+        pumps = Pumps("scripted", opening(Scripted([50] * 1000)))
+        room = Room(pumps=pumps)
         room.worker.start()
-        pump.start()
+        pumps.start()
         session, link, stream = await room.enter(source="server")
         assert link.receive is None
         await until(lambda: stream.frames)
@@ -727,8 +737,8 @@ def test_a_session_takes_the_servers_source() -> None:
         session.notice("the camera is gone")
         assert link.of("state")[-1]["notice"] == "the camera is gone"
         await room.sessions.close_all("done")
-        assert pump._takers == ()
-        await asyncio.to_thread(pump.close)
+        assert [pump.takers for pump in pumps._by_text.values()] == [()]
+        await pumps.close()
 
     together(job)
 

@@ -30,6 +30,7 @@ from web import auth, jpeg, sockets
 from web import rate as rate_of
 from web.app import sends_video
 from web.auth import Places, is_loopback, split
+from web.inputs import Pumps
 from web.messages import BODY_LIMIT, PICTURE
 from web.rate import Rate
 from web.rtc import OfferError, Peer
@@ -119,6 +120,7 @@ def test_the_openapi_document_is_whole(server: Served) -> None:
                                       "/api/outputs", "/api/sessions/{session}/outputs",
                                       "/api/sessions/{session}/outputs/{output}",
                                       "/api/sessions/{session}/snapshot.png",
+                                          "/api/sources", "/api/sessions/{session}/source",
                                       "/api/clips", "/api/clips/plan", "/api/clips/events", "/v1/videos",
                                       "/v1/videos/{video}", "/v1/videos/{video}/content",
                                       "/v1/videos/{video}/preview", "/v1/videos/{video}/events",
@@ -704,11 +706,7 @@ def test_everybody_is_told_when_the_server_stops() -> None:
 
 
 def test_a_server_with_a_source_offers_it() -> None:
-    from web.pump import Pump
-    from web.pump import connect as opened
-
-    pump = Pump("testcard", opened("testcard"))
-    with served(pump=pump) as server:
+    with served(pumps=Pumps("testcard")) as server:
         assert "server" in server.http.get("/api/schema").json()["sources"]
         assert server.offer(sdp=WATCHES).status_code == 201
         with socketed(server) as ws:

@@ -201,11 +201,11 @@ class FakeAnswers:
 class Room:
     """Sessions with everything around them faked."""
 
-    def __init__(self, *, limit: int = 6, clock: Callable[[], float] | None = None, pump: Any = None,
+    def __init__(self, *, limit: int = 6, clock: Callable[[], float] | None = None, pumps: Any = None,
                  spec: ModelSpec = SPEC, **worker: Any) -> None:  # fmt: skip
         self.worker, self.answers = FakeSupervisor(spec, **worker), FakeAnswers()
         given = {"clock": clock} if clock else {}
-        self.sessions = Sessions(self.worker, limit=limit, answers=self.answers, pump=pump, **given)  # type: ignore[arg-type]
+        self.sessions = Sessions(self.worker, limit=limit, answers=self.answers, pumps=pumps, **given)  # type: ignore[arg-type]
 
     @property
     def world(self) -> World:
@@ -256,7 +256,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    pump: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, clips: Any = None, real: bool = False,
+    pumps: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, clips: Any = None, real: bool = False,
     **config: Any,
 ) -> Iterator[Served]:  # fmt: skip
     """The whole server but for its worker, and its peers unless `answers` are given, or they are `real`."""
@@ -264,7 +264,8 @@ def served(
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
         settled = Config(port=port, **{"offers_per_minute": 10_000} | config)
-        server = Server(create_app(settled, worker, pump=pump, answers=None if real else answers or fake, clips=clips))  # type: ignore[arg-type]
+        given = {"pumps": pumps, "answers": None if real else answers or fake, "clips": clips}
+        server = Server(create_app(settled, worker, **given))  # type: ignore[arg-type]
         loops: list[asyncio.AbstractEventLoop] = []
         up = threading.Event()
 

@@ -22,6 +22,7 @@ COMMANDS = (
     "clip motions",
     *(f"clip jobs {c}" for c in ("list", "run", "cancel", "resume", "remove")),
     "models",
+    "sources",
     "doctor",
     "bench",
     *(f"engines {c}" for c in ("build", "list", "verify", "gc")),

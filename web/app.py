@@ -32,7 +32,7 @@ from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.sinks.live import recognise
 from stream.supervisor import Supervisor
-from web import invite, login, loras, messages, metrics, outlets, sockets, standing, videos, whip
+from web import invite, login, loras, messages, metrics, outlets, sockets, sources, standing, videos, whip
 from web.access import Role, needs, refusal, role_of
 from web.auth import OPEN, Guard, Places, origin, refuse
 from web.clips import Clips
@@ -40,6 +40,7 @@ from web.config import Config
 from web.control import plain
 from web.door import Door, client, household
 from web.errors import RefusalError
+from web.inputs import Pumps, allow, wanted
 from web.media.ice import PortsError
 from web.messages import (
     Answer,
@@ -63,7 +64,6 @@ from web.metrics import Figures
 from web.offer import sends_video
 from web.orders import VideoAsked
 from web.people import People
-from web.pump import Pump
 from web.rate import Rate
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
@@ -186,7 +186,7 @@ async def readiness(has: Has, response: Response) -> Ready:
 @router.get("/api/schema", responses=says(403), tags=["server"], dependencies=[needs(Role.VIEW)])
 async def schema(has: Has) -> Schema:
     """The settings, the model, the styles that it knows, and the limits."""
-    own: list[Any] = ["server"] if has.sessions.pump is not None else []
+    own: list[Any] = ["server"] if has.sessions.pumps.own is not None else []
     return Schema(
         settings=Settings.model_json_schema(),
         defaults=plain(has.sessions.defaults),
@@ -225,17 +225,14 @@ async def remix(asked: LorasAsked, has: Has, response: Response) -> Loras:
 # ------------------------------------------------------------------------------------------------- sessions
 
 
-@router.post(
-    "/api/sessions",
-    status_code=201,
-    responses={**says(*WITH_BODY, 429), **FULL},
-    tags=["sessions"],
-    dependencies=[needs(Role.CONTROL)],
-)
-async def begin(offer: Offer, has: Has, asks: Client, response: Response) -> Answer:
+@router.post("/api/sessions", status_code=201, responses={**says(*WITH_BODY, 429), **FULL}, tags=["sessions"])
+async def begin(
+    offer: Offer, has: Has, asks: Client, role: Annotated[Role, needs(Role.CONTROL)], response: Response
+) -> Answer:
     """Begins a session with a WebRTC offer. Candidates are in the SDP, of the answer as well."""
-    source: SourceName = offer.source or ("page" if sends_video(offer.sdp) else "server")
+    allow(role, offer.source)
     with has.figures.offered():
+        source: SourceName = await wanted(offer.source or ("page" if sends_video(offer.sdp) else "server"))
         session = has.sessions.admit(offer.settings, source, offer.ticket, lambda: has.offer(asks))
         sdp = None
         try:
@@ -257,6 +254,7 @@ async def look(session: Found) -> SessionFacts:
         state=session.state,
         notice=session.remark,
         source=session.source,
+        input=session.input,
         stats=session.stats(page.channel.transport if page else "webrtc"),
         page=page.link.statistics() if page else {},
         viewers=len(session.viewers),
@@ -320,7 +318,7 @@ async def view(
 @router.websocket("/api/sessions/ws", dependencies=[needs(Role.CONTROL)])
 async def websocket(websocket: WebSocket) -> None:
     has, address = house(websocket), client(websocket)
-    await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address))
+    await sockets.serve(websocket, has.sessions, has.jpeg, lambda: has.offer(address), role_of(websocket))
 
 
 # ------------------------------------------------------------------------------------------------- errors
@@ -391,23 +389,23 @@ def create_app(
     config: Config,
     supervisor: Supervisor,
     *,
-    pump: Pump | None = None,
+    pumps: Pumps | None = None,
     answers: Answers | None = None,
     clips: Clips | None = None,
 ) -> FastAPI:
-    """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
+    """The application for the address in `config`. Its lifespan starts and stops the supervisor, the sources and what
     makes the clips. ServeError where a token, a key or an origin is wrong."""
     door = Door(People.of(config.access), config.port)
     minutes = config.access.session_minutes
     answers = answers or cast(Answers, partial(Peer.answer, network=config.network))
-    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers, minutes=minutes)
+    sessions = Sessions(supervisor, limit=config.limit, pumps=pumps, answers=answers, minutes=minutes)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
             app.state.house = House(config, supervisor, sessions, offers, pool, door, clips)
-            async with running(supervisor, sessions, pump, clips, config.outputs):
+            async with running(supervisor, sessions, clips, config.outputs):
                 yield
 
     handlers: dict[Any, Any] = {
@@ -433,6 +431,7 @@ def create_app(
     app.include_router(login.router)
     app.include_router(invite.router)
     app.include_router(metrics.router)
+    app.include_router(sources.router)
     app.include_router(videos.router)
     app.include_router(standing.router)
     app.include_router(whip.router)
@@ -452,12 +451,11 @@ def places(config: Config) -> Places:
 
 @contextlib.asynccontextmanager
 async def running(
-    supervisor: Supervisor, sessions: Sessions, pump: Pump | None, clips: Clips | None, outputs: tuple[str, ...] = ()
+    supervisor: Supervisor, sessions: Sessions, clips: Clips | None, outputs: tuple[str, ...] = ()
 ) -> AsyncIterator[None]:
     """Everything that runs beside the requests."""
     supervisor.start()
-    if pump is not None:
-        pump.start()
+    sessions.pumps.start()
     if clips is not None:
         clips.start(lambda: paints(sessions, supervisor))
     stand_live(sessions, outputs)
@@ -467,14 +465,13 @@ async def running(
     finally:
         telling.cancel()
         await stop(supervisor, sessions, clips)
-        if pump is not None:
-            await asyncio.to_thread(pump.close)
+        await sessions.pumps.close()
 
 
 def stand_live(sessions: Sessions, outputs: tuple[str, ...]) -> None:
     """The session `live`, where the server was started with outputs: of its own source, or of whoever publishes."""
     if outputs:
-        session = sessions.stand("live", "server" if sessions.pump is not None else "whip")
+        session = sessions.stand("live", "server" if sessions.pumps.own is not None else "whip")
         for text in outputs:
             session.outputs.add(recognise(text))
 

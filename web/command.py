@@ -51,8 +51,11 @@ def serve(
     precision: Annotated[str, typer.Option(metavar="auto|f32|bf16|f16|int8", rich_help_panel=PAINTING, help="The "
                                            "numbers they use.")] = "auto",
     source: Annotated[str | None, typer.Option(metavar="INPUT", rich_help_panel=PICTURES, help="A source of this "
-                                               "machine, offered on the page: camera, camera:1, testcard, a video, a "
-                                               "picture or a folder.")] = None,
+                                               "machine, offered on the page: camera, camera:1, screen, window:TITLE, "
+                                               "ndi:NAME, rtsp://..., testcard, a video, a picture or a folder; see "
+                                               "livebrush sources.")] = None,
+    once: Annotated[bool, typer.Option("--once", rich_help_panel=PICTURES, help="The source is a file that stops at "
+                                       "its end; its last picture stays.")] = False,
     outputs: Annotated[list[str] | None, typer.Option("--output", metavar="TEXT", rich_help_panel=OUTLETS, help="Where "
                                                       "the painted picture goes as well: virtualcam, ndi:NAME, "
                                                       "srt://HOST:PORT, record:FILE.mp4 and others (livebrush doctor "
@@ -104,7 +107,7 @@ def serve(
         model=model,
         host=host,
         port=port,
-        source=source,
+        source=f"once:{source}" if source and once else source,
         outputs=tuple(outputs or []),
         size=(pixels["width"], pixels["height"]) if pixels else None,
         engine=engine,

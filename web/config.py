@@ -52,7 +52,8 @@ class Logs:
 
 @dataclass(frozen=True)
 class Config:
-    """Every option of `livebrush serve`. `port` 0 is any free one; `source` a name for `stream.sources.open_source`."""
+    """Every option of `livebrush serve`. `port` 0 is any free one; `source` a name for `stream.sources.open_source`,
+    after `once:` where a file is to stop at its end."""
 
     model: str = "builtin"
     host: str = "127.0.0.1"

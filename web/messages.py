@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, WithJsonSchema
 
@@ -29,6 +29,8 @@ PICTURE = struct.Struct("<IId")  # sequence number, 0, capture time in ms of the
 
 State = Literal["painting", "starting", "restarting", "failed", "stopping"]
 SourceName = str  # page, whip, server (the one that it was started with), or a source of this machine by its name
+ONCE = "once:"  # before the name of a file that is not to begin again at its end
+SourceState = Literal["opening", "running", "waiting", "ended"]
 Changes = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema() | {"title": "Changes"})]
 Values = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema())]
 Strength = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST, description="0: nothing of it is in the weights.")]
@@ -71,8 +73,9 @@ class Offer(WebRtcOffer):
     ticket: Annotated[str | None, Field(max_length=64, description="The place in the queue, from a 503.")] = None
     source: Annotated[
         SourceName | None,
-        Field(description="page: the offer's video. server: the source that the server was started with. Without it: "
-              "page if the offer sends video, else server."),
+        Field(max_length=2048, description="page: the offer's video. server: the source that the server was started "
+              "with. A source of the server's machine by its name (for admins). Without it: page if the offer sends "
+              "video, else server."),
     ] = None  # fmt: skip
 
 
@@ -92,6 +95,14 @@ class Patch(Model):
     """Settings to change; the others stay."""
 
     settings: Changes
+
+
+class SourceAsked(Model):
+    """Where a session takes its pictures from."""
+
+    source: Annotated[SourceName, Field(min_length=1, max_length=2048, description="page, server, or what /api/sources "
+                                        "lists; or an address or a path of the server.")]  # fmt: skip
+    once: Annotated[bool, Field(description="A file stops at its end, and its last picture stays.")] = False
 
 
 class LorasAsked(Model):
@@ -165,6 +176,47 @@ class Limits(Model):
     messages_per_s: int = MESSAGES_A_SECOND
     picture_bytes: int = PICTURE_LIMIT
     offers_per_minute: int
+
+
+class SourceFacts(Model):
+    """How a source of the server is. `waiting`: it is lost, or not there yet, and tried again; `error` says why."""
+
+    name: str
+    state: SourceState
+    error: str = ""
+    size: tuple[int, int] | None = None
+    fps: Annotated[float, Field(description="Pictures a second that were read.")] = 0.0
+
+    @property
+    def remark(self) -> str:
+        """A sentence for whoever looks, or nothing."""
+        words = {
+            "opening": f"{self.name} is being opened",
+            "ended": f"{self.name} is at its end: its last picture stays",
+        }
+        return self.error or words.get(self.state, "")
+
+
+class SourceListed(Model):
+    """A source of this machine. `name` is what to ask for it by."""
+
+    name: str
+    title: str
+    kind: str
+
+
+class SourceList(Model):
+    """What is there now; `missing` says why some kinds could not be looked for."""
+
+    sources: list[SourceListed]
+    missing: list[str]
+
+
+class SourceNow(Model):
+    """Where a session takes its pictures from, and how that is, where it is a source of this machine."""
+
+    source: SourceName
+    input: SourceFacts | None
 
 
 class Schema(Model):
@@ -421,7 +473,7 @@ class Hello(Model):
     type: Literal["hello"]
     settings: Changes = {}
     ticket: Annotated[str | None, Field(max_length=64)] = None
-    source: SourceName | None = None
+    source: Annotated[SourceName | None, Field(max_length=2048)] = None
 
 
 # ------------------------------------------------------------------------------------------------- server -> page
@@ -475,6 +527,12 @@ class Stats(Model):
     restarts: int
     transport: Literal["webrtc", "websocket"]
     ends_in_s: Annotated[float | None, Field(description="Until the session makes room for those who wait.")] = None
+
+
+class SourceTold(SourceNow):
+    """The session takes its pictures from elsewhere, or its source is lost, back, or at its end."""
+
+    type: Literal["source"] = "source"
 
 
 class FramesTold(Model):
@@ -544,11 +602,21 @@ class Bye(Model):
 
 
 ServerMessage = (
-    Welcome | SettingsTold | StateTold | Stats | FramesTold | LorasTold | OutputsTold | Pong | ErrorTold | Refused | Bye
+    Welcome
+    | SettingsTold
+    | StateTold
+    | SourceTold
+    | Stats
+    | FramesTold
+    | LorasTold
+    | OutputsTold
+    | Pong
+    | ErrorTold
+    | Refused
+    | Bye
 )
 
-SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, Welcome, SettingsTold, StateTold, Stats, FramesTold,
-          LorasTold, OutputsTold, Pong, ErrorTold, Refused, Bye)  # fmt: skip
+SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, *get_args(ServerMessage))
 
 
 class SessionFacts(Model):
@@ -559,6 +627,7 @@ class SessionFacts(Model):
     state: State
     notice: str
     source: SourceName
+    input: Annotated[SourceFacts | None, Field(description="Of a source of the server.")]
     stats: Stats
     page: Annotated[dict[str, Any], Field(description="What the connection of its page measured.")]
     viewers: int

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -26,9 +26,6 @@ from web.auth import Places, is_loopback, origin
 from web.config import Config
 from web.errors import ServeError
 from web.people import NEW, People, Token, read_tokens
-
-if TYPE_CHECKING:
-    from stream.sources import Source
 
 # A hidden model that paints nothing, to try the delivery without one
 PASS_THROUGH = "pass-through"  # noqa: S105
@@ -134,14 +131,14 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
     for text in config.outputs:
         live.check(text)
     with bind(config) as bound:
-        opened = open_input(config.source)
+        check_input(config.source)
         config = replace(config, port=bound.getsockname()[1])
         out(f"Livebrush is at {Places(config.host, config.port, config.scheme)} (Ctrl-C stops it)")
         for token in made:
             out(f"A new token, for this run: --token {token}")
         with contextlib.suppress(KeyboardInterrupt):  # while it starts; later the server hears the signal itself
             run = import_module("web.server").run  # everything heavy: the browser may knock meanwhile
-            asyncio.run(run(config, planned, opened, bound, console))
+            asyncio.run(run(config, planned, bound, console))
 
 
 def settled(config: Config) -> tuple[Config, list[Token]]:
@@ -162,13 +159,13 @@ def network(text: str) -> str:
         raise ServeError(f"proxy {text[:80]!r} is no address: use e.g. 127.0.0.1 or 10.0.0.0/8") from None
 
 
-def open_input(name: str | None) -> Source | None:
-    """The server's own source; SourceError where it cannot be opened."""
-    if name is None:
-        return None
-    from web.pump import connect
+def check_input(name: str | None) -> None:
+    """SourceError where the server's own source can be none. A camera or an address that is away is waited for."""
+    if name is not None:
+        from stream.sources import check
+        from web.messages import ONCE
 
-    return connect(name)
+        check(name.removeprefix(ONCE))
 
 
 __all__ = ["PASS_THROUGH", "Config", "bind", "plan", "serve"]

@@ -20,15 +20,14 @@ from stream.clips.queue import Queue
 from stream.errors import ClipError
 from stream.memory import settle
 from stream.messages import Plan
-from stream.sources import Source
 from stream.supervisor import Supervisor
 from web.app import House, create_app, stop
 from web.auth import Places
 from web.clips import Clips
 from web.config import Config
+from web.inputs import Pumps
 from web.messages import PICTURE_LIMIT
 from web.orders import Rules, motions
-from web.pump import Pump
 from web.serve import wants_browser
 from web.sockets import NarrowWebSocket
 from web.status import StatusLine
@@ -75,12 +74,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def run(config: Config, plan: Plan, opened: Source | None, bound: socket.socket, console: Console) -> None:
+async def run(config: Config, plan: Plan, bound: socket.socket, console: Console) -> None:
     """Serves at `bound` until a signal comes."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler(console)])
     supervisor = Supervisor(plan)
-    pump = Pump(config.source or "", opened) if opened is not None else None
-    server = Server(create_app(config, supervisor, pump=pump, clips=opened_clips(config)))
+    server = Server(create_app(config, supervisor, pumps=Pumps(config.source), clips=opened_clips(config)))
     settle()
     async with beside(greet(server, config, console)):
         await server.serve([bound])

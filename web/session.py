@@ -21,6 +21,7 @@ from stream.supervisor import Counts, Painted, Stream, Supervisor
 from web import loras
 from web.control import Channel, Transport, plain
 from web.errors import RefusalError
+from web.inputs import BROUGHT, Pumps
 from web.media.sound import Sound
 from web.messages import (
     Bye,
@@ -31,7 +32,9 @@ from web.messages import (
     Place,
     ServerMessage,
     SettingsTold,
+    SourceFacts,
     SourceName,
+    SourceTold,
     State,
     StateTold,
     Stats,
@@ -41,7 +44,7 @@ from web.metrics import Figures
 from web.outputs import Outputs
 from web.pictures import Pictures
 from web.publishing import Publisher, Publishing
-from web.pump import Pump
+from web.pump import title
 from web.rtc import Control
 from web.statistics import Meter, summed
 from web.wishes import Tell, Wishes
@@ -103,7 +106,7 @@ class World:
 
     supervisor: Supervisor
     answers: Answers
-    pump: Pump | None
+    pumps: Pumps
     clock: Callable[[], float]
     count: Callable[[], int]  # sessions there are
     end: Callable[[Session, str], None]  # asks for a session's end
@@ -136,7 +139,7 @@ class Session:
     def __init__(self, world: World, settings: Settings, source: SourceName, name: str | None = None) -> None:
         """`name`: it stands, under a name that everybody may know, whoever comes and goes; else it is of one page, and
         its id is the page's secret."""
-        self.id, self.source, self.pictures = secrets.token_urlsafe(16), source, Pictures()
+        self.id, self.source, self.pictures = secrets.token_urlsafe(16), title(source), Pictures()
         self.name, self.sound = name, Sound()
         self.outputs = Outputs(self.pictures, self.tell)
         self.page: Page | None = None
@@ -155,6 +158,9 @@ class Session:
         self._held = False  # whether the worker follows settings of this session
         self._refused = False  # whether it can follow none
         self._closing = False
+        self._asked_source = source  # as `source`, with the passwords in it
+        self._first_source = source
+        self._leave: Callable[[], None] | None = None  # the source of this machine
         self._noticed = ""
         self._failed_at: float | None = None  # when what is noticed happened, where it is of one frame only
         self._told: tuple[State, str] | None = None
@@ -195,9 +201,14 @@ class Session:
     def remark(self) -> str:
         """A sentence for whoever looks, or nothing."""
         supervisor = self._world.supervisor
-        awaited = self.publishing.remark if self.source == "whip" else ""
+        awaited = self.publishing.remark if self.source == "whip" else self.input.remark if self.input else ""
         general = supervisor.facts.notice if supervisor.state == "ready" else ""
         return supervisor.notice or self._noticed or awaited or general
+
+    @property
+    def input(self) -> SourceFacts | None:
+        """How its source is, where it is one of this machine."""
+        return self._world.pumps.facts(self._asked_source) if self._leave is not None else None
 
     def shape(self) -> tuple[int, int, Fit]:
         """What pictures of this session look like. From any thread."""
@@ -247,7 +258,7 @@ class Session:
     async def answer(self, sdp: str) -> str:
         """Connects the page that made the offer; the answer's SDP. OfferError where the offer is bad."""
         channel = Channel(self, "webrtc", clock=self._world.clock)
-        receive = self.receive if self.source == "page" else None
+        receive = self.page_sent if self.source == "page" else None
         link, answer = await self._world.answers(
             sdp, receive=receive, pictures=self.pictures, control=channel, on_closed=self._gone, shape=self.shape,
             sound=self.sound,
@@ -265,8 +276,7 @@ class Session:
         """Frames are painted from now on."""
         self._stream = self._world.supervisor.open(self.settings, self)
         self._undo += [self._stream.close, self._world.supervisor.watch(self._worker_changed)]
-        if self.source == "server" and self._world.pump is not None:
-            self._undo.append(self._world.pump.subscribe(self.shape, self.receive, self.notice))
+        self._take()
 
     async def view(self, sdp: str, *, may_change: bool = False) -> tuple[str, str]:
         """Connects one more page, which only looks on unless it `may_change` settings: its id and the answer's SDP.
@@ -308,6 +318,8 @@ class Session:
         settings, model = plain(self.settings), self._world.model()
         channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark,
                              ends_in_s=self.ends_in_s))  # fmt: skip
+        if self._leave is not None:
+            channel.tell(SourceTold(source=self.source, input=self.input))
         if known := self._world.loras().loras:
             channel.tell(LorasTold(loras=known, changing=self._world.loras().changing))
         if (outputs := self.outputs.told).outputs:
@@ -334,6 +346,41 @@ class Session:
         if self._closing:
             await link.close()
             raise RefusalError(503, "the session ended before it began: ask again", headers={"Retry-After": "1"})
+
+    # ------------------------------------------------------------------------------------------- its source
+
+    def switch(self, source: SourceName) -> None:
+        """Takes its pictures from elsewhere from now on: the last one stays until the next comes. RefusalError where
+        there is no such source."""
+        if source in BROUGHT and source != self._first_source:
+            raise RefusalError(422, f"this session has no pictures from a {source}: begin one with that source")
+        if source not in BROUGHT:
+            self._world.pumps.text(source)
+        self._let_go()
+        self.source, self._asked_source = title(source), source
+        self._take()
+        self._tell_source()
+
+    def page_sent(self, frame: Frame) -> None:
+        """A picture of the page, which is left aside while the session takes another source."""
+        self.last_input = self._world.clock()
+        if self.source == "page":
+            self.receive(frame)
+
+    def _take(self) -> None:
+        if self._asked_source not in BROUGHT:
+            self._leave = self._world.pumps.subscribe(
+                self._asked_source, self.shape, self.receive, lambda _facts: self._tell_source()
+            )
+
+    def _let_go(self) -> None:
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+    def _tell_source(self) -> None:
+        self.tell(SourceTold(source=self.source, input=self.input))
+        self._tell_state()
 
     # ------------------------------------------------------------------------------------------- pictures
 
@@ -489,6 +536,7 @@ class Session:
             return
         self._closing = True
         self._count()
+        self._let_go()
         for undo in self._undo:
             undo()
         own = self.page.channel if self.page else None

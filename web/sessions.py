@@ -19,16 +19,15 @@ from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
 from web.errors import RefusalError
+from web.inputs import BROUGHT, Pumps
 from web.messages import Place, SourceName
 from web.metrics import Figures
-from web.pump import Pump
 from web.rtc import Peer
 from web.session import Answers, Session, World, near
 from web.waiting import RETRY_S, Line, Turns
 from web.wishes import changed
 
 log = logging.getLogger("livebrush")
-NO_SOURCE = "the offer sends no video, and the server has no source: send a video track, or start it with --source"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 STANDING = 16  # sessions with names at once
 FRAMES_S = 0.1  # between two messages "frames"
@@ -53,13 +52,13 @@ class Sessions:
         supervisor: Supervisor,
         *,
         limit: int,
-        pump: Pump | None = None,
+        pumps: Pumps | None = None,
         answers: Answers = Peer.answer,
         clock: Callable[[], float] = time.monotonic,
         minutes: float | None = None,
     ) -> None:
         """`limit`: pages at once; `minutes` of a page's session, while others wait."""
-        self.limit, self.pump = limit, pump
+        self.limit, self.pumps = limit, Pumps() if pumps is None else pumps
         self._turns = Turns(minutes * 60, clock) if minutes is not None else None
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}  # those that stand
@@ -67,7 +66,7 @@ class Sessions:
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._ended_one = False  # since memory was given back
-        self._world = World(supervisor, answers, pump, clock, self.__len__, self._end, Figures())
+        self._world = World(supervisor, answers, self.pumps, clock, self.__len__, self._end, Figures())
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -93,8 +92,7 @@ class Sessions:
         `offer` is called before there is one; it may refuse. Asking for a place costs nothing and is not counted.
         """
         settings = changed(self.defaults, changes)
-        if source == "server" and self.pump is None:
-            raise RefusalError(422, NO_SOURCE)
+        self._check(source)
         self._check_open()
         if not self._line.passes(ticket, self._free):
             raise self._full(ticket)
@@ -109,6 +107,7 @@ class Sessions:
         if name in self._by_name:
             raise RefusalError(409, f"session {name!r} is there already: use another name, or end that one")
         self._check_open()
+        self._check(source)
         if len(self._by_name) >= STANDING:
             raise RefusalError(503, f"{STANDING} sessions have names already: end one of them")
         session = self._new(Session(self._world, changed(self.defaults, changes or {}), source, name))
@@ -200,6 +199,11 @@ class Sessions:
         fps = [s.fps for s in self if s.fps]
         latencies = [s.latency_ms for s in self if s.latency_ms is not None]
         return Summary(len(self), len(self._line), min(fps, default=0.0), max(latencies, default=None))
+
+    def _check(self, source: SourceName) -> None:
+        """RefusalError where the server's own source is asked for, and there is none."""
+        if source not in BROUGHT:
+            self.pumps.text(source)
 
     def _full(self, ticket: str | None) -> RefusalError:
         place = self._line.wait(ticket)

@@ -24,8 +24,10 @@ from stream.errors import SettingsError
 from stream.frame import Frame
 from stream.preprocess import fitted
 from web import jpeg
+from web.access import Role
 from web.control import Channel
 from web.errors import RefusalError
+from web.inputs import allow, wanted
 from web.messages import PICTURE, PICTURE_LIMIT, ErrorTold, Hello, MessageError, Refused, read_hello
 from web.rtc import Picture
 from web.session import Page, Session
@@ -149,7 +151,7 @@ class Socket:
 
     def _patience(self) -> float:
         """Seconds until a page that sends no pictures is given up."""
-        if self.hidden or self._session.source == "server":
+        if self.hidden or self._session.source != "page":
             return IDLE_S
         return self._session.last_input + IDLE_S - time.monotonic()
 
@@ -180,7 +182,7 @@ class Socket:
                 self._complain(str(error))
             else:
                 self._wrong = 0
-                self._session.receive(frame)
+                self._session.page_sent(frame)
 
     def _complain(self, text: str) -> None:
         self._wrong += 1
@@ -240,11 +242,13 @@ def encoded(picture: Picture) -> bytes:
 # ------------------------------------------------------------------------------------------------- the endpoint
 
 
-async def serve(websocket: WebSocket, sessions: Sessions, pool: Executor, offer: Callable[[], None]) -> None:
+async def serve(
+    websocket: WebSocket, sessions: Sessions, pool: Executor, offer: Callable[[], None], role: Role = Role.ADMIN
+) -> None:
     """A whole conversation: hello, session, pictures, end. `offer` raises RefusalError where there are too many."""
     await websocket.accept()
     try:
-        session = await begin(websocket, sessions, offer)
+        session = await begin(websocket, sessions, offer, role)
         try:
             await Socket(websocket, session, pool).run()
         finally:
@@ -255,12 +259,14 @@ async def serve(websocket: WebSocket, sessions: Sessions, pool: Executor, offer:
         pass  # the page left in the middle of a word
 
 
-async def begin(websocket: WebSocket, sessions: Sessions, offer: Callable[[], None]) -> Session:
+async def begin(websocket: WebSocket, sessions: Sessions, offer: Callable[[], None], role: Role) -> Session:
     """The session that a page's hello asks for; Ended where it was refused, which the page was told."""
     try:
         hello = await greeted(websocket)
+        allow(role, hello.source)
         with sessions.world.figures.offered():
-            return sessions.admit(hello.settings, hello.source or "page", hello.ticket, offer)
+            source = await wanted(hello.source or "page")
+            return sessions.admit(hello.settings, source, hello.ticket, offer)
     except RefusalError as no:
         refused = Refused(status=no.status, error=str(no), queue=no.more.get("queue"))
     except (SettingsError, MessageError) as error:

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from web.access import Role, needs
 from web.control import plain
 from web.errors import RefusalError
+from web.inputs import wanted
 from web.messages import IceServers, IceServerTold, Problem, SessionList, SessionListed, Standing
 from web.session import Session
 
@@ -67,9 +68,9 @@ async def stand(session: str, asked: Standing, has: Has, response: Response) -> 
     there = has.sessions.standing.get(session)
     if there is None:
         response.status_code = 201
-        return facts(made(session, asked, has), everything=True)
-    if there.source != asked.source:
-        told = f"session {session!r} takes its picture from {there.source}: end it first, or use another name"
+        return facts(await made(session, asked, has), everything=True)
+    if there.source != title(asked.source):
+        told = f"session {session!r} takes its picture from {there.source}: PUT its /source, or end it first"
         raise RefusalError(409, told)
     there.change(asked.settings, lambda _settings, _error: None)
     there.publishing.keep()
@@ -84,13 +85,11 @@ async def ice(has: Has, _role: Looks) -> IceServers:
     return IceServers(iceServers=told)
 
 
-def made(name: str, asked: Standing, has: House) -> Session:
+async def made(name: str, asked: Standing, has: House) -> Session:
     """A new one."""
-    if asked.source == "server" and has.sessions.pump is None:
-        raise RefusalError(422, "the server has no source: start it with --source, or let somebody publish (whip)")
-    if asked.source not in ("server", "whip"):
-        raise RefusalError(422, f"source {asked.source[:80]!r} is not known here: use whip or server")
-    return has.sessions.stand(name, asked.source, asked.settings)
+    if asked.source == "page":
+        raise RefusalError(422, "source 'page' has no page here: use whip, server, or a source of GET /api/sources")
+    return has.sessions.stand(name, await wanted(asked.source), asked.settings)
 
 
 def facts(session: Session, everything: bool) -> SessionListed:
