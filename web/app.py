@@ -27,10 +27,11 @@ from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from stream.control.hub import Hub
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.supervisor import Supervisor
-from web import loras, messages, sockets, videos
+from web import loras, messages, sockets, steering, videos
 from web.auth import Guard, Places, Rate
 from web.clips import Clips
 from web.config import Config
@@ -58,6 +59,7 @@ from web.pump import Pump
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
 from web.sessions import Sessions
+from web.steering import Steering
 
 log = logging.getLogger("livebrush")
 STATIC = Path(__file__).parent / "static"
@@ -65,9 +67,11 @@ PATCH_S = 2.0  # how long a change over HTTP waits for the worker's answer
 JPEG_THREADS = 4
 CARDS = ("cuda", "mps")
 ABOUT = """Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
-statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden` and
-`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `LorasTold`, `Pong`,
-`ErrorTold` and `Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the same as a WebSocket:
+statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden`,
+`Latency`, `TapAsked`, `MorphAsked` and `FollowAsked` (from the page) and `Welcome`, `SettingsTold`, `StateTold`,
+`Stats`, `FramesTold`, `LorasTold`, `BeatTold`, `FollowsTold`, `MidiTold`, `Pong`, `ErrorTold` and `Bye` (from the
+server). `/api/control?session=NAME` is the same channel as a WebSocket, for programs. Where WebRTC does not reach,
+`/api/sessions/ws` is the same session as a WebSocket:
 `Hello` first, messages as text, pictures as binary messages of 16 bytes (sequence number and zero as uint32, capture
 time in ms as float64, all little-endian) and a JPEG."""
 
@@ -82,6 +86,7 @@ class House:
     offers: Rate
     jpeg: Executor
     clips: Clips | None = None
+    steering: Steering | None = None
 
     def offer(self, address: str) -> None:
         """Counts an offer; RefusalError where there are too many from that address."""
@@ -364,14 +369,16 @@ def create_app(
 ) -> FastAPI:
     """The application for the address in `config`. Its lifespan starts and stops the supervisor, the pump and what
     makes the clips."""
-    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers)
+    hub = Hub(config.control.folder)
+    sessions = Sessions(supervisor, limit=config.limit, pump=pump, answers=answers, hub=hub)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
-            app.state.house = House(config, supervisor, sessions, offers, pool, clips)
-            async with running(supervisor, sessions, pump, clips):
+            steers = Steering(config, sessions, supervisor)
+            app.state.house = House(config, supervisor, sessions, offers, pool, clips, steers)
+            async with steers.running(), running(supervisor, sessions, pump, clips):
                 yield
 
     handlers: dict[Any, Any] = {
@@ -394,6 +401,7 @@ def create_app(
     )
     app.include_router(router)
     app.include_router(videos.router)
+    app.include_router(steering.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=Places(config.host, config.port))
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

@@ -12,6 +12,17 @@ CLIPS = 50
 
 
 @dataclass(frozen=True)
+class Control:
+    """What steers beside the pages."""
+
+    osc: str | None = None  # a port, or host:port
+    osc_out: tuple[str, ...] = ()  # host:port
+    midi: str | None = None  # a part of an input's name, or all
+    link: bool = False  # Ableton Link
+    folder: Path | None = None  # of presets and mappings; None: the user's
+
+
+@dataclass(frozen=True)
 class Config:
     """Every option of `livebrush serve`. `port` 0 is any free one; `source` a name for `stream.sources.open_source`."""
 
@@ -31,4 +42,5 @@ class Config:
     clips_folder: Path | None = None  # of their queue; None: the user's
     clips_limit: int = CLIPS  # that may wait
     clips_allow: tuple[str, ...] = ()  # models, motion modules and back ends that requests for clips may name
+    control: Control = Control()
     loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths

@@ -21,7 +21,7 @@ from rich.console import Console
 from stream.config import ModelSpec, spec
 from stream.messages import Fake, Plan, pass_through
 from web.auth import Places, is_loopback
-from web.config import Config
+from web.config import Config, Control
 from web.errors import ServeError
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
     Raises LivebrushError before it serves, where something is wrong with what was asked for.
     """
     planned = plan(config)
+    if config.control != Control():
+        import_module("web.steering").check(config)
     with bind(config) as bound:
         opened = open_input(config.source)
         config = replace(config, port=bound.getsockname()[1])
@@ -135,4 +137,4 @@ def open_input(name: str | None) -> Source | None:
     return connect(name)
 
 
-__all__ = ["PASS_THROUGH", "Config", "bind", "plan", "serve"]
+__all__ = ["PASS_THROUGH", "Config", "Control", "bind", "plan", "serve"]

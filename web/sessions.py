@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stream.control.hub import Hub
 from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
@@ -54,15 +55,17 @@ class Sessions:
         pump: Pump | None = None,
         answers: Answers = Peer.answer,
         clock: Callable[[], float] = time.monotonic,
+        hub: Hub | None = None,
     ) -> None:
         self.limit, self.pump = limit, pump
+        self.hub = hub or Hub(clock=clock)
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}  # those that stand
         self._line = Line(clock)
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._ended_one = False  # since memory was given back
-        self._world = World(supervisor, answers, pump, clock, self.__len__, self._end)
+        self._world = World(supervisor, answers, pump, clock, self.__len__, self._end, self.hub)
 
     def __len__(self) -> int:
         return len(self._by_id)

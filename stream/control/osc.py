@@ -103,6 +103,11 @@ class Osc(asyncio.DatagramProtocol):
             self._transport.close()
 
     @property
+    def port(self) -> int | None:
+        """Where it is heard."""
+        return None if self._transport is None else int(self._transport.get_extra_info("sockname")[1])
+
+    @property
     def subscribers(self) -> list[Sender]:
         """Who hears what changes, beside those that were named at the start."""
         now = self._hub.clock()
