@@ -32,7 +32,7 @@ class Link:
     async def run(self) -> None:
         """Follows the network's tempo while somebody else is there, until it is cancelled."""
         beat = self._hub.beat
-        link = self._library.Link(beat.facts(self._hub.clock()).bpm, asyncio.get_running_loop())
+        link = self._library.Link(beat.facts(self._hub.clock()).bpm)
         link.enabled = True
         try:
             while True:
