@@ -28,11 +28,12 @@ from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from stream.control.hub import Hub
 from stream.errors import SettingsError
 from stream.settings import Settings
 from stream.sinks.live import recognise
 from stream.supervisor import Supervisor
-from web import invite, login, loras, messages, metrics, outlets, sockets, sources, standing, videos, whip
+from web import invite, login, loras, messages, metrics, outlets, sockets, sources, standing, steering, videos, whip
 from web.access import Role, needs, refusal, role_of
 from web.auth import OPEN, Guard, Places, origin, refuse
 from web.clips import Clips
@@ -68,18 +69,20 @@ from web.rate import Rate
 from web.rtc import OfferError, Peer
 from web.session import Answers, Session
 from web.sessions import Sessions
+from web.steering import Steering
 
 log = logging.getLogger("livebrush")
 STATIC = Path(__file__).parent / "static"
 PATCH_S = 2.0  # how long a change over HTTP waits for the worker's answer
 JPEG_THREADS = 4
 CARDS = ("cuda", "mps")
-ABOUT = """Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
-statistics go over its data channel "control", whose messages are the schemas `SettingsAsked`, `Ping`, `Hidden` and
-`Latency` (from the page) and `Welcome`, `SettingsTold`, `StateTold`, `Stats`, `FramesTold`, `LorasTold`,
-`OutputsTold`, `Pong`, `ErrorTold` and `Bye` (from the server). Where WebRTC does not reach, `/api/sessions/ws` is the
-same as a WebSocket: `Hello` first, messages as text, pictures as binary messages of 16 bytes (sequence number and zero
-as uint32, capture time in ms as float64, all little-endian) and a JPEG."""
+ABOUT = f"""Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
+statistics go over its data channel "control", whose messages are the schemas
+{messages.named(messages.FROM_PAGE)} (from the page) and
+{messages.named(messages.FROM_SERVER)} (from the server; `Welcome` comes first).
+`/api/control?session=NAME` is the same channel as a WebSocket, for programs. Where WebRTC does not reach,
+`/api/sessions/ws` is the same session as a WebSocket: `Hello` first, messages as text, pictures as binary messages of
+16 bytes (sequence number and zero as uint32, capture time in ms as float64, all little-endian) and a JPEG."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ class House:
     jpeg: Executor
     door: Door
     clips: Clips | None = None
+    steering: Steering | None = None
 
     @property
     def figures(self) -> Figures:
@@ -396,16 +400,23 @@ def create_app(
     """The application for the address in `config`. Its lifespan starts and stops the supervisor, the sources and what
     makes the clips. ServeError where a token, a key or an origin is wrong."""
     door = Door(People.of(config.access), config.port)
-    minutes = config.access.session_minutes
     answers = answers or cast(Answers, partial(Peer.answer, network=config.network))
-    sessions = Sessions(supervisor, limit=config.limit, pumps=pumps, answers=answers, minutes=minutes)
+    sessions = Sessions(
+        supervisor,
+        limit=config.limit,
+        pumps=pumps,
+        answers=answers,
+        minutes=config.access.session_minutes,
+        hub=Hub(config.control.folder),
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(JPEG_THREADS, "jpeg") as pool:
             offers = Rate(config.offers_per_minute, 60.0)
-            app.state.house = House(config, supervisor, sessions, offers, pool, door, clips)
-            async with running(supervisor, sessions, clips, config.outputs):
+            steers = Steering(config, sessions, supervisor)
+            app.state.house = House(config, supervisor, sessions, offers, pool, door, clips, steers)
+            async with steers.running(), running(supervisor, sessions, clips, config.outputs):
                 yield
 
     handlers: dict[Any, Any] = {
@@ -436,6 +447,7 @@ def create_app(
     app.include_router(standing.router)
     app.include_router(whip.router)
     app.include_router(outlets.router)
+    app.include_router(steering.router)
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
     app.add_middleware(Guard, places=places(config), door=door)
     if config.access.proxies:  # outside the guard, which then sees who really asks

@@ -17,6 +17,7 @@ OUTLETS = "Where they go"
 PLACE = "Where it is"
 PEOPLE = "Who may come"
 NETWORK = "How pictures travel"
+STAGE = "Live control"
 CLIPS = "Clips"
 
 
@@ -90,6 +91,15 @@ def serve(
                                                     envvar="LIVEBRUSH_TURN_SECRET", help="What it shares with that "
                                                     "server (coturn: static-auth-secret); credentials are made of it "
                                                     "for an hour.")] = None,
+    osc: Annotated[str | None, typer.Option("--osc", metavar="PORT|HOST:PORT", rich_help_panel=STAGE, help="Hear OSC "
+                                            "there; a port alone is of this machine only.")] = None,
+    osc_out: Annotated[list[str] | None, typer.Option("--osc-out", metavar="HOST:PORT", rich_help_panel=STAGE,
+                                                      help="Tell what changes there by OSC; may be given "
+                                                      "again.")] = None,
+    midi: Annotated[str | None, typer.Option("--midi", metavar="NAME|all", rich_help_panel=STAGE, help="Hear the MIDI "
+                                             "inputs whose name has this in it.")] = None,
+    link: Annotated[bool, typer.Option("--link", rich_help_panel=STAGE, help="Share the tempo by Ableton "
+                                       "Link.")] = False,
     clips: Annotated[bool, typer.Option("--clips/--no-clips", rich_help_panel=CLIPS, help="Make clips too: /clips and "
                                         "/v1/videos.")] = True,
     allow: Annotated[list[str] | None, typer.Option(metavar="NAME", rich_help_panel=CLIPS, help="A model, a back end "
@@ -118,6 +128,7 @@ def serve(
         browser=browser,
         insecure=insecure,
         loras=tuple(lora(text) for text in known),
+        control=server.Control(osc=osc, osc_out=tuple(osc_out or ()), midi=midi, link=link),
         clips=clips,
         clips_allow=tuple(allow or []),
         network=Network(

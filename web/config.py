@@ -51,6 +51,17 @@ class Logs:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What steers beside the pages."""
+
+    osc: str | None = None  # a port, or host:port
+    osc_out: tuple[str, ...] = ()  # host:port
+    midi: str | None = None  # a part of an input's name, or all
+    link: bool = False  # Ableton Link
+    folder: Path | None = None  # of presets and mappings; None: the user's
+
+
+@dataclass(frozen=True)
 class Config:
     """Every option of `livebrush serve`. `port` 0 is any free one; `source` a name for `stream.sources.open_source`,
     after `once:` where a file is to stop at its end."""
@@ -72,6 +83,7 @@ class Config:
     clips_limit: int = CLIPS  # that may wait
     clips_allow: tuple[str, ...] = ()  # models, motion modules and back ends that requests for clips may name
     outputs: tuple[str, ...] = ()  # where the picture of the session `live` goes; see `stream.sinks.live`
+    control: Control = Control()
     loras: tuple[Lora, ...] = ()  # beside the preset's own; the page can change their strengths
     network: Network = field(default_factory=Network)  # STUN, TURN, UDP ports
     access: Access = Access()

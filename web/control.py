@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
-from stream.errors import SettingsError
+from stream.control.desk import Desk
+from stream.control.hub import Hub
+from stream.errors import LivebrushError, SettingsError
 from stream.settings import Settings
 from web.auth import Rate
 from web.messages import (
     MESSAGES_A_SECOND,
+    BeatTold,
     ErrorTold,
+    FollowAsked,
+    FollowBody,
+    FollowsTold,
     Hidden,
     Latency,
     MessageError,
+    MorphAsked,
     Ping,
     Pong,
+    Said,
     ServerMessage,
     SettingsAsked,
     SettingsTold,
+    Steering,
+    TapAsked,
     read,
 )
 from web.wishes import Tell
@@ -37,6 +48,10 @@ class Controlled(Protocol):
     def parted(self, channel: Channel) -> None: ...
     def change(self, changes: Mapping[str, Any], tell: Tell, by: Channel | None = None) -> None: ...
     def hide(self, hidden: bool) -> None: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
+    def desk(self) -> Desk: ...
 
 
 def plain(settings: Settings) -> dict[str, Any]:
@@ -95,7 +110,7 @@ class Channel:
         if self._send is not None:
             self._send(message.model_dump(mode="json"))
 
-    def _follow(self, message: SettingsAsked | Ping | Hidden | Latency) -> None:
+    def _follow(self, message: Said) -> None:
         match message:
             case Ping():
                 self.tell(Pong(t=message.t, now=self._clock() * 1000))
@@ -105,7 +120,9 @@ class Channel:
                 self._session.hide(message.hidden)
             case SettingsAsked() if self._may_change:
                 self._change(message)
-            case SettingsAsked():
+            case TapAsked() | MorphAsked() | FollowAsked() if self._may_change:
+                self._steer(message)
+            case SettingsAsked() | TapAsked() | MorphAsked() | FollowAsked():
                 self.tell(ErrorTold(error="this page only looks on: change settings where the picture comes from"))
 
     def _change(self, message: SettingsAsked) -> None:
@@ -116,3 +133,31 @@ class Channel:
             self._session.change(message.changes, tell, self)
         except SettingsError as error:
             tell(self._session.settings, str(error))
+
+    def _steer(self, message: Steering) -> None:
+        hub, desk = self._session.hub, self._session.desk
+        try:
+            match message:
+                case TapAsked():
+                    hub.beat.tap(hub.clock())
+                case MorphAsked():
+                    hub.morph(message.to, message.seconds, session=desk)
+                case FollowAsked():
+                    hub.follow(message.setting, followed(message.follow), session=desk)
+        except LivebrushError as error:
+            self.tell(ErrorTold(error=str(error)))
+
+
+def followed(body: FollowBody | None) -> dict[str, Any] | None:
+    """What a follower is made of."""
+    return None if body is None else body.model_dump(exclude_none=True)
+
+
+def beat_told(hub: Hub) -> BeatTold:
+    """The beat as it is now."""
+    return BeatTold(**asdict(hub.beat.facts(hub.clock())))
+
+
+def follows_told(desk: Desk) -> FollowsTold:
+    """Who follows it."""
+    return FollowsTold(follows=dict(desk.follows))

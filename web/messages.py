@@ -17,6 +17,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, WithJsonSchema
 
 from stream.config import STRONGEST
+from stream.control.beat import LIMITS, Lead
+from stream.control.bindings import MOST, Binding, Mode
+from stream.control.follow import Follow, Shape
+from stream.control.morph import LONGEST_S
 from stream.settings import Settings
 
 BODY_LIMIT = 64 * 1024  # bytes of an HTTP body; an offer is the largest
@@ -34,6 +38,7 @@ SourceState = Literal["opening", "running", "waiting", "ended"]
 Changes = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema() | {"title": "Changes"})]
 Values = Annotated[dict[str, JsonValue], WithJsonSchema(Settings.model_json_schema())]
 Strength = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST, description="0: nothing of it is in the weights.")]
+SettingName = Annotated[str, Field(max_length=80, description="One of the settings.")]
 Milliseconds = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -430,6 +435,89 @@ class ClipsTold(Model):
     waiting: Annotated[int, Field(description="Clips that may wait.")]
 
 
+# ------------------------------------------------------------------------------------------------- live control
+
+
+class PresetBody(Model):
+    """Settings to keep under a name: all of them, or those that make the look."""
+
+    settings: Changes
+
+
+class PresetFacts(PresetBody):
+    """A preset; one that ships (`own` false) is hidden by an own one of its name, and cannot be deleted."""
+
+    name: str
+    number: Annotated[int, Field(ge=0, description="Its place in the list, which MIDI's programs ask for.")]
+    own: bool
+    notes: Annotated[list[str], Field(description="What of its file is not known here, and left out.")] = []
+
+
+class PresetList(Model):
+    """Every preset, the user's own first."""
+
+    presets: list[PresetFacts]
+
+
+class PresetImport(PresetBody):
+    """A preset of another machine, as `GET /api/presets` there told it; only name and settings count."""
+
+    name: Annotated[str, Field(max_length=200)]
+    number: int = 0
+    own: bool = True
+    notes: list[str] = []
+
+
+class PresetsAsked(Model):
+    """Presets of another machine. One with the name of an own one replaces it."""
+
+    presets: Annotated[list[PresetImport], Field(max_length=500)]
+
+
+class MorphBody(Model):
+    """Where to, and how long it takes."""
+
+    to: Annotated[str | Changes, Field(union_mode="left_to_right", description="A preset's name, or settings.")]
+    seconds: Annotated[float, Field(ge=0, le=LONGEST_S)] = 0.0
+
+
+class FollowBody(Model):
+    """How a setting follows the beat; without `low` and `high` over its whole range."""
+
+    shape: Shape = "sine"
+    beats: Annotated[float, Field(ge=0.0625, le=256, description="Beats of one turn.")] = 4.0
+    low: Annotated[float | None, Field(description="The value at the bottom.")] = None
+    high: Annotated[float | None, Field(description="The value at the top; may be below `low`.")] = None
+    phase: Annotated[float, Field(ge=0, le=1, description="Part of a turn that it is ahead.")] = 0.0
+
+
+class BeatAsked(Model):
+    """A tempo; the beat goes on from where it is, or from `position`."""
+
+    bpm: Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1], description="Beats a minute.")]
+    position: Annotated[float | None, Field(ge=0, le=1e9, description="The beat that it is now.")] = None
+
+
+class Nothing(Model):
+    """An empty object."""
+
+
+class BindingsAsked(Model):
+    """What moves what, instead of what did."""
+
+    bindings: Annotated[list[Binding], Field(max_length=MOST)]
+
+
+class LearnAsked(Model):
+    """What the next controller that moves is bound to; null: nothing any more."""
+
+    setting: Annotated[
+        str | None, Field(max_length=80, description="A setting that a knob can turn, tap, or preset:NAME.")
+    ]
+    mode: Mode = "absolute"
+    takeover: bool = False
+
+
 # ------------------------------------------------------------------------------------------------- page -> server
 
 
@@ -464,7 +552,29 @@ class Latency(Model):
     count: Annotated[int, Field(ge=0)]
 
 
-PageMessage = Annotated[SettingsAsked | Ping | Hidden | Latency, Field(discriminator="type")]
+class TapAsked(Model):
+    """A beat, now."""
+
+    type: Literal["tap"]
+
+
+class MorphAsked(MorphBody):
+    """To a preset or to settings over time."""
+
+    type: Literal["morph"]
+
+
+class FollowAsked(Model):
+    """A setting that is to follow the beat; with `follow` null no longer."""
+
+    type: Literal["follow"]
+    setting: SettingName
+    follow: FollowBody | None = None
+
+
+Steering = TapAsked | MorphAsked | FollowAsked
+Said = SettingsAsked | Ping | Hidden | Latency | TapAsked | MorphAsked | FollowAsked
+PageMessage = Annotated[Said, Field(discriminator="type")]
 
 
 class Hello(Model):
@@ -569,6 +679,60 @@ class OutputsTold(Model):
     outputs: list[OutputFacts]
 
 
+class BeatFacts(Model):
+    """The beat of the server. Between two of these, `position` goes on by `bpm` / 60 a second while it runs."""
+
+    bpm: float
+    position: Annotated[float, Field(description="Beats since the first, now.")]
+    running: bool
+    lead: Annotated[Lead, Field(description="Who said it last; none: nobody yet.")]
+
+
+class BeatTold(BeatFacts):
+    """The beat changed; also at the beginning."""
+
+    type: Literal["beat"] = "beat"
+
+
+class Follows(Model):
+    """The settings of a session that follow the beat."""
+
+    follows: dict[str, Follow]
+
+
+class FollowsTold(Follows):
+    """Somebody begins or ends to follow the beat; also at the beginning, where somebody does."""
+
+    type: Literal["follows"] = "follows"
+
+
+class MidiFacts(Model):
+    """MIDI: its inputs, and what moves what."""
+
+    ports: Annotated[list[str], Field(description="Inputs that are heard.")]
+    trouble: Annotated[str, Field(description="Why there are none, or what is wrong.")]
+    learning: Annotated[str | None, Field(description="The setting that the next controller is bound to.")]
+    last: Annotated[str, Field(description="The message that came last, in words.")]
+    bindings: list[Binding]
+    notes: Annotated[list[str], Field(description="What of the file is not known here.")]
+
+
+class MidiTold(MidiFacts):
+    """A port came or went, something was learnt, or is to be."""
+
+    type: Literal["midi"] = "midi"
+
+
+class OscFacts(Model):
+    """OSC; `port` is null where none is heard."""
+
+    port: int | None
+    received: Annotated[int, Field(description="Messages.")]
+    malformed: Annotated[int, Field(description="Datagrams that could not be read.")]
+    refused: Annotated[int, Field(description="Messages that could not be followed.")]
+    subscribers: int
+
+
 class Pong(Model):
     """`t` of the ping, and the server's monotonic clock in ms."""
 
@@ -610,13 +774,22 @@ ServerMessage = (
     | FramesTold
     | LorasTold
     | OutputsTold
+    | BeatTold
+    | FollowsTold
+    | MidiTold
     | Pong
     | ErrorTold
     | Refused
     | Bye
 )
 
-SPOKEN = (SettingsAsked, Ping, Hidden, Latency, Hello, *get_args(ServerMessage))
+FROM_PAGE, FROM_SERVER = get_args(Said), get_args(ServerMessage)
+SPOKEN = (*FROM_PAGE, Hello, *FROM_SERVER)
+
+
+def named(kinds: Iterable[type]) -> str:
+    """Their names, as the description of the API has them."""
+    return ", ".join(f"`{kind.__name__}`" for kind in kinds)
 
 
 class SessionFacts(Model):
@@ -635,14 +808,14 @@ class SessionFacts(Model):
 
 # ------------------------------------------------------------------------------------------------- reading
 
-_page_message: TypeAdapter[SettingsAsked | Ping | Hidden | Latency] = TypeAdapter(PageMessage)
+_page_message: TypeAdapter[Said] = TypeAdapter(PageMessage)
 
 
 class MessageError(ValueError):
     """A message that is none; its text says what was got and what was expected."""
 
 
-def read(text: str) -> SettingsAsked | Ping | Hidden | Latency:
+def read(text: str) -> Said:
     """A control message from its JSON; MessageError where it is none."""
     try:
         return _page_message.validate_json(_bounded(text))

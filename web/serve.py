@@ -23,7 +23,7 @@ from stream.config import ModelSpec, spec
 from stream.messages import Fake, Plan, pass_through
 from stream.sinks import live
 from web.auth import Places, is_loopback, origin
-from web.config import Config
+from web.config import Config, Control
 from web.errors import ServeError
 from web.people import NEW, People, Token, read_tokens
 
@@ -130,6 +130,8 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
     config, made = settled(config)
     for text in config.outputs:
         live.check(text)
+    if config.control != Control():
+        import_module("web.steering").check(config)
     with bind(config) as bound:
         check_input(config.source)
         config = replace(config, port=bound.getsockname()[1])
@@ -168,4 +170,4 @@ def check_input(name: str | None) -> None:
         check(name.removeprefix(ONCE))
 
 
-__all__ = ["PASS_THROUGH", "Config", "bind", "plan", "serve"]
+__all__ = ["PASS_THROUGH", "Config", "Control", "bind", "plan", "serve"]

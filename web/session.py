@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from stream.control.hub import Hub
 from stream.frame import Frame
 from stream.preprocess import Fit
 from stream.settings import SIDE_LIMITS, Settings
 from stream.supervisor import Counts, Painted, Stream, Supervisor
 from web import loras
-from web.control import Channel, Transport, plain
+from web.control import Channel, Transport, beat_told, follows_told, plain
 from web.errors import RefusalError
 from web.inputs import BROUGHT, Pumps
 from web.media.sound import Sound
@@ -111,6 +112,7 @@ class World:
     count: Callable[[], int]  # sessions there are
     end: Callable[[Session, str], None]  # asks for a session's end
     figures: Figures
+    hub: Hub  # of live control
 
     def model(self) -> ModelFacts:
         """What is known of the model."""
@@ -166,8 +168,14 @@ class Session:
         self._told: tuple[State, str] | None = None
         self._told_loras: Loras | None = None
         self._told_settings = settings  # to every page
+        self.desk = world.hub.open(self)
 
     # ------------------------------------------------------------------------------------------- facts
+
+    @property
+    def hub(self) -> Hub:
+        """Of live control."""
+        return self._world.hub
 
     @property
     def settings(self) -> Settings:
@@ -324,6 +332,9 @@ class Session:
             channel.tell(LorasTold(loras=known, changing=self._world.loras().changing))
         if (outputs := self.outputs.told).outputs:
             channel.tell(outputs)
+        channel.tell(beat_told(self.hub))
+        if self.desk.follows:
+            channel.tell(follows_told(self.desk))
 
     def parted(self, channel: Channel) -> None:
         """A page hears no more."""
@@ -420,12 +431,19 @@ class Session:
     # ------------------------------------------------------------------------------------------- the worker
 
     def change(self, changes: Mapping[str, Any], tell: Tell, by: Channel | None = None) -> None:
-        """Asks for other settings; `tell` hears what came of it, and every page but the one that asks (`by`) what holds
-        then. SettingsError where they are wrong by themselves."""
+        """A hand asks for other settings; `tell` hears what came of it, and every page but the one that asks (`by`)
+        what holds then. SettingsError where they are wrong by themselves."""
+        self.steer(changes, tell, by)
+        self.desk.by_hand(changes.keys(), self._world.clock())
+
+    def steer(
+        self, changes: Mapping[str, Any], tell: Tell, by: Channel | None = None, *, quietly: bool = False
+    ) -> None:
+        """The same for what moves by itself; `quietly`: pages hear of it with the next `show_settings`."""
 
         def told(settings: Settings, error: str | None) -> None:
             tell(settings, error)
-            if error is None and settings != self._told_settings:
+            if error is None and settings != self._told_settings and not quietly:
                 self._tell_settings(settings, None, but=by)
 
         self._wishes.ask(changes, told)
@@ -463,7 +481,7 @@ class Session:
         fit = near(self.settings, self._world.supervisor.facts.multiple)
         if fit == self.settings:
             return False
-        self.change({"width": fit.width, "height": fit.height}, self._tell_settings)
+        self.steer({"width": fit.width, "height": fit.height}, self._tell_settings)
         return True
 
     def _worker_changed(self) -> None:
@@ -509,6 +527,11 @@ class Session:
             if at := page.link.sent():
                 page.channel.tell(FramesTold(at=at))
 
+    def show_settings(self) -> None:
+        """Tells what moved by itself since pages were told."""
+        if self.settings != self._told_settings:
+            self._tell_settings(self.settings, None)
+
     def _tell_settings(self, settings: Settings, error: str | None, but: Channel | None = None) -> None:
         self._told_settings = settings
         self.tell(SettingsTold(settings=plain(settings), error=error), but)
@@ -537,6 +560,7 @@ class Session:
         self._closing = True
         self._count()
         self._let_go()
+        self.hub.close(self.desk)
         for undo in self._undo:
             undo()
         own = self.page.channel if self.page else None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stream.control.hub import Hub
 from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
@@ -56,9 +57,11 @@ class Sessions:
         answers: Answers = Peer.answer,
         clock: Callable[[], float] = time.monotonic,
         minutes: float | None = None,
+        hub: Hub | None = None,
     ) -> None:
         """`limit`: pages at once; `minutes` of a page's session, while others wait."""
         self.limit, self.pumps = limit, Pumps() if pumps is None else pumps
+        self.hub = hub or Hub(clock=clock)
         self._turns = Turns(minutes * 60, clock) if minutes is not None else None
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}  # those that stand
@@ -66,7 +69,7 @@ class Sessions:
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._ended_one = False  # since memory was given back
-        self._world = World(supervisor, answers, self.pumps, clock, self.__len__, self._end, Figures())
+        self._world = World(supervisor, answers, self.pumps, clock, self.__len__, self._end, Figures(), self.hub)
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -12,6 +12,7 @@ from web.control import plain
 from web.errors import RefusalError
 from web.inputs import wanted
 from web.messages import IceServers, IceServerTold, Problem, SessionList, SessionListed, Standing
+from web.pump import title
 from web.session import Session
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from stream.control.presets import Presets
 from stream.errors import ControlError, LivebrushError
 
 STANDING = "live"  # the session that is meant where none is named
-ALL = "*"
+Which = str | Desk | None  # a session: by its name, itself, or the one that is meant
 
 
 class Hub:
@@ -51,8 +51,10 @@ class Hub:
         named = (desk for desk in self._desks if desk.steered.name == STANDING)
         return next(named, None) or max(reversed(self._desks), key=lambda desk: desk.touched, default=None)
 
-    def find(self, session: str | None) -> Desk:
+    def find(self, session: Which) -> Desk:
         """The desk of the session of that name, or of the one that is meant; ControlError where there is none."""
+        if isinstance(session, Desk):
+            return session
         found = self.target if session is None else self._named(session)
         if found is None:
             names = [desk.steered.name for desk in self._desks if desk.steered.name]
@@ -75,9 +77,7 @@ class Hub:
             return False
         return True
 
-    def set(
-        self, name: str, value: Any, *, session: str | None = None, seconds: float = 0.0, address: str = ""
-    ) -> None:
+    def set(self, name: str, value: Any, *, session: Which = None, seconds: float = 0.0, address: str = "") -> None:
         """A hand sets a value, or begins a way to it over `seconds`. ControlError, SettingsError."""
         desk, now = self.find(session), self.clock()
         if seconds:
@@ -85,13 +85,13 @@ class Hub:
         else:
             desk.set(name, value, now, address)
 
-    def morph(self, to: str | int | Mapping[str, Any], seconds: float, *, session: str | None = None,
+    def morph(self, to: str | int | Mapping[str, Any], seconds: float, *, session: Which = None,
               address: str = "morph") -> None:  # fmt: skip
         """To a preset, by its name or number, or to settings. ControlError, SettingsError."""
         target = to if isinstance(to, Mapping) else self.presets.find(to).settings
         self.find(session).morph(target, seconds, self.clock(), address)
 
-    def follow(self, name: str, given: Mapping[str, Any] | None, *, session: str | None = None) -> None:
+    def follow(self, name: str, given: Mapping[str, Any] | None, *, session: Which = None) -> None:
         """Lets a setting follow the beat; with None no longer. ControlError, SettingsError."""
         follow = None if given is None else Follow.checked(name, dict(given))
         self.find(session).follow(name, follow, self.clock())

@@ -64,6 +64,11 @@ class Midi:
         self._holds: dict[Binding, tuple[float, Any]] = {}  # where a knob was last, and the value that it set
 
     @property
+    def listens(self) -> bool:
+        """Whether ports are looked for."""
+        return self._backend is not None
+
+    @property
     def ports(self) -> list[str]:
         """Those that are open."""
         return list(self._ports)

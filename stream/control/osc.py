@@ -103,6 +103,11 @@ class Osc(asyncio.DatagramProtocol):
             self._transport.close()
 
     @property
+    def port(self) -> int | None:
+        """Where it is heard."""
+        return None if self._transport is None else int(self._transport.get_extra_info("sockname")[1])
+
+    @property
     def subscribers(self) -> list[Sender]:
         """Who hears what changes, beside those that were named at the start."""
         now = self._hub.clock()
@@ -119,7 +124,7 @@ class Osc(asyncio.DatagramProtocol):
         try:
             if len(data) > DATAGRAM:
                 raise ValueError("too long")
-            messages = [(found.time, found.message.address, found.message.params) for found in OscPacket(data).messages]
+            messages = [(m.time, m.message.address, decimal(m.message.params)) for m in OscPacket(data).messages]
         except UNREADABLE:
             self.malformed += 1
             return
@@ -189,6 +194,11 @@ class Osc(asyncio.DatagramProtocol):
             if self._out or self.subscribers:
                 self._told.look(self._hub, self._tell)
             await asyncio.sleep(TELL_S)
+
+
+def decimal(arguments: Iterable[Any]) -> list[Any]:
+    """Arguments with the decimals that were meant: OSC's numbers have 24 bits, and 0.9 comes as 0.89999998."""
+    return [float(f"{a:.7g}") if isinstance(a, float) else a for a in arguments]
 
 
 def sendable(value: Any) -> Any:
