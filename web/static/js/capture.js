@@ -7,14 +7,15 @@ const RATE = 30;
 const BITRATE = 8_000_000;
 const TYPES = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm", "video/mp4"];
 
-/** `shown()` gives the painted picture's element and whether it is mirrored: `[element, mirrored]`. */
+/** `shown()` gives the painted picture's element and how it is turned: `[element, mirrored, flipped]`. */
 export function copy(shown, canvas) {
-  const [element, mirrored] = shown();
+  const [element, mirrored, flipped] = shown();
   const [width, height] = size(element);
   if (!width) return null;
   canvas ??= make("canvas", { width, height });
   const context = canvas.getContext("2d");
-  context.setTransform(mirrored ? -1 : 1, 0, 0, 1, mirrored ? canvas.width : 0, 0);
+  const { width: w, height: h } = canvas;
+  context.setTransform(mirrored ? -1 : 1, 0, 0, flipped ? -1 : 1, mirrored ? w : 0, flipped ? h : 0);
   context.drawImage(element, 0, 0, canvas.width, canvas.height);
   return canvas;
 }

@@ -79,13 +79,16 @@ export class Controls {
     if (told) told.textContent = now;
   }
 
+  /** The prompt's field is `Blend`'s; here is where errors about it go, and its help. */
   #prompt() {
     const input = $("#prompt");
-    const field = this.store.fields.prompt ?? {};
-    input.maxLength = field.maxLength ?? 2000;
-    input.oninput = () => this.store.change({ prompt: input.value });
-    input.onkeydown = (event) => event.key === "Enter" && !event.isComposing && (event.preventDefault(), input.blur());
-    this.#fields.prompt = { element: input.parentElement, input, help: field.description ?? "", show: keep(input) };
+    const help = this.store.fields.prompt?.description ?? "";
+    this.#fields.prompt = { element: input.parentElement, input, help, show: () => {} };
+  }
+
+  /** Every slider that is a setting: `[name, element]`. */
+  get sliders() {
+    return Object.entries(this.#fields).filter(([, { input }]) => input.type === "range").map(([name, { element }]) => [name, element]);
   }
 }
 

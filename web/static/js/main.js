@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { $, pause } from "./dom.js";
 import { Notices } from "./notice.js";
 import { Page } from "./page.js";
-import { NO_SERVER } from "./words.js";
+import { NO_SERVER, SIGN_IN } from "./words.js";
 
 /** The server's description of itself, however long it takes to come up. */
 async function described() {
@@ -15,7 +15,8 @@ async function described() {
       notices.set("page", "");
       return facts;
     } catch (error) {
-      notices.set("page", error.status ? error.message : NO_SERVER, { kind: "bad" });
+      const act = error.status === 401 ? SIGN_IN : null;
+      notices.set("page", error.status ? error.message : NO_SERVER, { kind: "bad", act });
       await pause(1000);
     }
   }
@@ -31,6 +32,7 @@ function exposed(page) {
     get transport() { return session.link?.transport ?? null; },
     get settings() { return { ...store.values }; },
     get painted() { return page.painted; },
+    get role() { return page.role; },
     set: (name, value) => session.set(name, value),
     connect: (kind) => page.connect(kind),
     disconnect: () => page.stop(),
@@ -38,6 +40,8 @@ function exposed(page) {
 }
 
 const asked = new URLSearchParams(location.search);
-const page = new Page(await described(), asked);
+const facts = await described();
+const { role } = (await api.part("api/me").catch(() => null)) ?? { role: "admin" }; // a server that asks nobody
+const page = new Page(facts, asked, role);
 window.livebrush = exposed(page);
-if (asked.get("autostart") === "1") page.connect();
+if (asked.get("autostart") === "1" || asked.has("session")) page.connect();

@@ -1,8 +1,10 @@
 /** The page: which source is painted, and what is seen of the session. */
 
+import * as api from "./api.js";
+import { Blend } from "./blend.js";
 import { Controls } from "./controls.js";
 import { Awake, keys } from "./display.js";
-import { $, all, everyFrame, kept, make } from "./dom.js";
+import { $, all, everyFrame, kept, make, pause } from "./dom.js";
 import { Loras } from "./loras.js";
 import { Notices } from "./notice.js";
 import { Overlay } from "./overlay.js";
@@ -12,11 +14,18 @@ import { Store } from "./store.js";
 import { showStyles } from "./styles.js";
 import { drawCard } from "./testcard.js";
 import { Tools } from "./tools.js";
-import { FELL_BACK, UNPLUGGED, UNSHARED, words } from "./words.js";
+import { FELL_BACK, JOINED, LOOKS_ON, SIGN_IN, UNPLUGGED, UNSHARED, sentence, words } from "./words.js";
 
 const [camera, picture, fallback, frame] = ["#camera", "#picture", "#fallback", "#frame"].map((x) => $(x));
 
-/** Made once the server has described itself: `facts` is `/api/schema`, `asked` the address's parameters. */
+const ROLES = ["nobody", "view", "control", "admin"];
+const AGAIN = 2000; // ms
+const MOST = 5000; // ms until what is not needed for the first picture is loaded
+
+/**
+ * Made once the server has described itself: `facts` is `/api/schema`, `asked` the address's parameters, `role` what
+ * whoever looks at it may do.
+ */
 export class Page {
   source = null;
   lost = false; // a camera that should be there is not: it starts when one is plugged in
@@ -25,17 +34,19 @@ export class Page {
   latency = { p50: null, p95: null, count: 0 }; // glass to glass, ms
   way = {}; // what the browser knows about the connection
 
-  constructor(facts, asked) {
-    Object.assign(this, { facts, asked });
+  constructor(facts, asked, role = "admin") {
+    Object.assign(this, { facts, asked, role });
+    document.body.dataset.role = role;
     this.store = new Store(facts);
+    this.blend = new Blend(this.store);
     this.notices = new Notices($("#notice"));
     this.overlay = new Overlay($("#overlay"));
     this.awake = new Awake();
     this.controls = new Controls(this.store, facts.model ?? {});
-    this.loras = new Loras();
+    this.loras = this.may("admin") ? new Loras() : null;
     this.session = this.#session();
     this.tools = new Tools(this);
-    showStyles(facts.styles ?? [], this.store);
+    showStyles(facts.styles ?? [], this.store, this.blend);
     this.store.listen((changes) => this.#shape(changes));
     this.#shape(this.store.values);
     this.#describe();
@@ -43,13 +54,26 @@ export class Page {
     keys();
     everyFrame(picture, (now, data) => this.session.shown(data));
     setInterval(() => this.#tick(), 500);
+    api.ice(); // so that they are there when a source is chosen
+    idle(() => this.#more());
+  }
+
+  /** What is not needed for the first picture; once more where the network was away just then. */
+  async #more() {
+    const { extras } = await import("./extras.js").catch(() => pause(AGAIN).then(() => import("./extras.js?again")));
+    return extras(this);
+  }
+
+  /** Whether whoever looks at it may do what needs this role. */
+  may(role) {
+    return ROLES.indexOf(this.role) >= ROLES.indexOf(role);
   }
 
   #session() {
     const told = {
       state: () => this.show(),
       settings: (error) => this.#blame(error),
-      loras: (loras) => this.loras.show(loras),
+      loras: (loras) => this.loras?.show(loras),
       model: ({ name }) => this.#compareModel(name),
       picture: (stream) => play(picture, stream),
       painted: () => this.#painted(),
@@ -61,9 +85,18 @@ export class Page {
   // ---------------------------------------------------------------------------------------------- sources
 
   /** Begins with the source at hand, or the one that the address asks for. */
-  connect(kind = this.source?.kind ?? this.asked.get("source") ?? "camera") {
+  connect(kind = this.source?.kind ?? this.#wanted) {
     if (this.source?.kind === kind) return this.session.start(this.source);
-    return this.begin(kind);
+    return kind === "join" ? this.join(this.asked.get("session")) : this.begin(kind);
+  }
+
+  get #wanted() {
+    return this.asked.has("session") ? "join" : (this.asked.get("source") ?? "camera");
+  }
+
+  /** Shows a session that is there already, as one of its pages. */
+  join(session) {
+    return this.begin("join", { session, may: this.may("control") });
   }
 
   /** Opens a source and paints it; what goes wrong is told. */
@@ -84,8 +117,12 @@ export class Page {
     this.source = source;
     this.lost = false;
     source.ended = () => this.#ended(source);
+    if (source.joins) this.store.borrow();
+    else this.store.giveBack();
     play(camera, source.stream);
     this.tools.mirror(source.mirrored ? (kept.get("mirror") ?? true) : false);
+    this.tools.flip(source.kind === "camera" ? (kept.get("flip") ?? false) : false);
+    this.notices.set("done", source.joins ? (source.may ? JOINED : LOOKS_ON) : "", { lasts: 8000 });
     this.session.start(source);
     before?.stop();
     this.#cameras();
@@ -98,6 +135,7 @@ export class Page {
     this.session.stop();
     this.source?.stop();
     this.source = camera.srcObject = picture.srcObject = null;
+    this.store.giveBack();
     this.show();
   }
 
@@ -118,10 +156,19 @@ export class Page {
   async #cameras() {
     const found = await cameras();
     const select = $("#cameras");
-    select.hidden = this.source?.kind !== "camera" || found.length < 2;
+    select.hidden = $("#turn").hidden = this.source?.kind !== "camera" || found.length < 2;
     select.replaceChildren(...found.map(({ id, label }) => make("option", { value: id, text: label })));
     if (!select.hidden) select.value = this.source.device;
     return found;
+  }
+
+  /** The next camera: on a phone, the one on its other side. */
+  async turn() {
+    const found = await cameras();
+    const now = found.findIndex(({ id }) => id === this.source?.device);
+    const { id } = found[(now + 1) % found.length];
+    kept.set("camera", id);
+    this.begin("camera");
   }
 
   #file(file) {
@@ -138,16 +185,28 @@ export class Page {
     document.body.dataset.state = source ? this.state : "idle";
     document.body.dataset.tone = tone;
     if ($("#status").textContent !== word) $("#status").textContent = word; // a screen reader hears it once
-    const act = this.state === "refused" ? ["Try again", () => this.connect()] : null;
+    const again = session.refusal === 401 ? SIGN_IN : ["Try again", () => this.connect()];
+    const act = this.state === "refused" ? again : null;
     const after = ["starting", "painting"].includes(this.state) ? 500 : 0; // what lasts a moment is nothing to tell
     this.notices.set("server", source ? notice : "", { kind, act, after });
+    this.#queue();
     this.#sources();
     this.#link();
     this.awake.keep(this.state === "painting");
   }
 
+  /** The place in the queue, in the middle of the stage. */
+  #queue() {
+    const { state, place, notice } = this.session;
+    $("#queue").hidden = state !== "queued";
+    if (state !== "queued" || $("#place").textContent === String(place)) return;
+    $("#place").textContent = place;
+    $("#queue-why").textContent = sentence(notice.split(":")[0]);
+  }
+
   #sources() {
     const { kind } = this.source ?? {};
+    document.body.dataset.source = kind ?? "";
     for (const button of all("[data-source]")) button.setAttribute("aria-pressed", button.dataset.source === kind);
     $("#compare").disabled = this.source?.stream === null;
     if (this.source && !this.source.stream) this.tools.toggleCompare(false);
@@ -184,6 +243,8 @@ export class Page {
     $("#model").textContent = [model?.name, version && `Livebrush ${version}`].filter(Boolean).join(" · ");
     $("#prompt").placeholder = styles?.[0] ?? "What should it look like?";
     $("#start-server").hidden = !sources?.includes("server");
+    $("#hero-title").textContent = this.may("control") ? "What shall we paint?" : "Nothing to see yet";
+    if (!this.may("control")) $("#hero-lead").textContent = "The picture begins by itself as soon as there is one.";
     $("#start-screen").hidden = !navigator.mediaDevices?.getDisplayMedia;
     drawCard($("#backdrop").getContext("2d"), 4, false);
   }
@@ -207,10 +268,21 @@ export class Page {
     this.way = (await session.link?.measure().catch(() => null)) ?? {};
     const latency = (this.latency = session.latency.figures());
     const fps = session.stats.fps_out;
+    this.#left();
     const late = latency.count ? ` · ${Math.round(latency.p50)} ms` : "";
     $("#figures").textContent = session.state === "painting" && fps ? `${Math.round(fps)} fps${late}` : "";
     const { samples } = session.latency;
     this.overlay.show({ latency, samples, stats: session.stats, way: this.way, transport: session.link?.transport });
+  }
+
+  /** How long the session may go on, where the server has set an end. */
+  #left() {
+    const { endsAt, link } = this.session;
+    const seconds = endsAt === null || !link?.id ? null : Math.max(0, Math.round((endsAt - performance.now()) / 1000));
+    $("#left").hidden = seconds === null;
+    if (seconds === null) return;
+    $("#left").textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} left`;
+    $("#left").classList.toggle("soon", seconds <= 30);
   }
 
   // ---------------------------------------------------------------------------------------------- wiring
@@ -220,7 +292,8 @@ export class Page {
     $("#start-file").onclick = () => $("#file").click();
     $("#file").onchange = ({ target }) => (this.#file(target.files[0]), (target.value = "")); // the same may come again
     $("#cameras").onchange = ({ target }) => (kept.set("camera", target.value), this.begin("camera"));
-    $("#stop").onclick = () => this.stop();
+    $("#stop").onclick = $("#leave-queue").onclick = () => this.stop();
+    $("#turn").onclick = () => this.turn();
     $("#reset").onclick = () => this.store.reset();
     navigator.mediaDevices?.addEventListener("devicechange", () => this.#plugged());
     addEventListener("hashchange", () => this.store.readAddress());
@@ -230,6 +303,12 @@ export class Page {
     addEventListener("paste", ({ clipboardData }) => this.#file(clipboardData.files[0]));
     addEventListener("beforeunload", (event) => this.tools.recorder.on && event.preventDefault());
   }
+}
+
+/** Calls it when the browser has nothing else to do. */
+function idle(told) {
+  if (globalThis.requestIdleCallback) requestIdleCallback(told, { timeout: MOST });
+  else setTimeout(told, 500);
 }
 
 function play(video, stream) {

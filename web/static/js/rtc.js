@@ -1,6 +1,7 @@
 /** The way to the server over WebRTC: pictures as video tracks, messages over the data channel "control". */
 
 import * as api from "./api.js";
+import { pause } from "./dom.js";
 import { RATE } from "./sources.js";
 
 const CONNECT = 4000; // ms until another way is tried
@@ -18,10 +19,11 @@ export class RtcLink {
   transport = "webrtc";
   id = null;
 
-  constructor({ source, settings, shape, ticket, codec, told }) {
+  constructor({ source, settings, shape, ticket, codec, told, iceServers = [] }) {
     Object.assign(this, { source, settings, shape, ticket, told });
     this.over = new Promise((resolve) => (this.finish = resolve));
-    this.peer = new RTCPeerConnection();
+    this.greeted = new Promise((resolve) => (this.greet = resolve));
+    this.peer = new RTCPeerConnection({ iceServers });
     this.control = this.peer.createDataChannel("control");
     this.video = this.#video(codec);
     this.#listen();
@@ -39,11 +41,16 @@ export class RtcLink {
   #listen() {
     const { peer, control } = this;
     peer.ontrack = ({ track }) => this.told.picture(new MediaStream([track]));
-    control.onmessage = ({ data }) => this.told.message(JSON.parse(data));
+    control.onmessage = ({ data }) => this.#heard(JSON.parse(data));
     control.onclose = () => this.close("The connection was closed.");
     peer.addEventListener("connectionstatechange", () => {
       if (peer.connectionState === "failed") this.close("The connection was lost.");
     });
+  }
+
+  #heard(message) {
+    if (message.type === "hello") this.greet(message);
+    this.told.message(message);
   }
 
   /** Resolves when connected; NoWay where no packet gets through, ServerError where the server refuses. */
@@ -51,13 +58,30 @@ export class RtcLink {
     await this.peer.setLocalDescription();
     await gathered(this.peer);
     const { sdp, type } = this.peer.localDescription;
-    const source = this.source.track ? "page" : "server";
-    const answer = await api.open({ sdp, type, settings: this.settings, ticket: this.ticket, source });
+    return this.source.joins ? this.#join({ sdp, type }) : this.#begin({ sdp, type });
+  }
+
+  /** A session of the page's own; the server's answer, with what it begins with. */
+  async #begin(offer) {
+    const { settings, ticket, source } = this;
+    const answer = await api.open({ ...offer, settings, ticket, source: source.name });
     this.id = answer.id;
     if (this.peer.signalingState === "closed") api.end(this.id).catch(() => {}); // nobody waits any more
     await this.peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     await Promise.all([this.#tune(), connected(this.peer)]);
     return answer;
+  }
+
+  /** A session that is there already: what it is comes with the first message. */
+  async #join(offer) {
+    const { joins, may } = this.source;
+    const { sdp } = await api.watch(joins, { ...offer, ...(may ? { control: true } : {}) });
+    await this.peer.setRemoteDescription({ type: "answer", sdp });
+    await connected(this.peer);
+    const welcome = await Promise.race([this.greeted, pause(CONNECT)]);
+    if (!welcome) throw new NoWay("The server says nothing.");
+    this.id = joins;
+    return welcome;
   }
 
   /** Never a smaller picture than the settings ask for, and room enough for a sharp one. */

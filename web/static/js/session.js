@@ -12,6 +12,8 @@ const WAITS = [0, 250, 500, 1000, 1500, 2000]; // ms before a new try; then alwa
 const SILENCE = 1500; // ms without a message after which the server is asked whether the session lives
 const GONE = 10_000; // ms without a message after which it is given up, whatever the server says
 const OURS = [400, 422]; // statuses that mean: these settings are wrong
+const ABSENT = 404;
+const PATIENCE = 2000; // ms between two looks for a session that is to be joined
 
 /**
  * Owner of the connection. `told.state(session)` is called when `state` or `notice` change, `told.settings(error)`
@@ -26,8 +28,13 @@ export class Session {
   fellBack = false;
   source = null;
   link = null;
+  endsAt = null; // when the server ends it, by performance.now(); null: when somebody likes
+  refusal = 0; // the status it was refused with
   #run = null;
   #asked = 0;
+  #open = new Map(); // setting -> number of the newest change that was asked of it and not answered yet
+  #listeners = new Map(); // type of a message -> who wants to know
+  #said = new Map(); // type of a message -> the newest, for those who come later
   #answers = new Map(); // number of a change -> who waits for its answer
 
   constructor({ store, camera, canvas, codec, wanted, told }) {
@@ -77,7 +84,7 @@ export class Session {
     for (const [number, resolve] of this.#answers) this.#resolve(number, resolve, null);
     if (!link) return;
     link.finish(reason);
-    const freed = free && link.id ? api.end(link.id).catch(() => {}) : Promise.resolve(); // else it lapses by itself
+    const freed = free && link.id && !link.source.joins ? api.end(link.id).catch(() => {}) : Promise.resolve(); // else it lapses by itself
     freed.then(() => link.close(reason));
   }
 
@@ -102,7 +109,10 @@ export class Session {
   /** One connection from its offer to its end. */
   async #live() {
     if (!["queued", "reconnecting"].includes(this.state)) this.#become("connecting");
-    const link = this.#made();
+    const run = this.#run;
+    const iceServers = await api.ice();
+    if (this.#run !== run) return; // stopped meanwhile
+    const link = this.#made(iceServers);
     Object.assign(this, { link, heardAt: 0 });
     const revision = this.store.revision;
     const welcome = await Promise.race([link.open(), link.over]).catch((error) => error);
@@ -121,7 +131,7 @@ export class Session {
     throw why instanceof Error ? why : new api.ServerError(why);
   }
 
-  #made() {
+  #made(iceServers) {
     const { source, ticket, camera, canvas, codec, store } = this;
     const current = (then) => (...given) => this.link === link && then(...given); // an old one may still say something
     const told = {
@@ -130,15 +140,16 @@ export class Session {
       drawn: current((captured, at) => this.#drawn(captured, at)),
     };
     const common = { source, ticket, told, settings: store.differences(), shape: () => store.values };
-    const byRtc = this.wanted !== "websocket" && !this.fellBack && "RTCPeerConnection" in window;
-    const link = byRtc ? new RtcLink({ ...common, codec }) : new SocketLink({ ...common, camera, canvas });
+    const byRtc = source.joins || (this.wanted !== "websocket" && !this.fellBack && "RTCPeerConnection" in window);
+    const link = byRtc ? new RtcLink({ ...common, codec, iceServers }) : new SocketLink({ ...common, camera, canvas });
     return link;
   }
 
   #opened({ settings, state, notice }, revision) {
     Object.assign(this, { ticket: null, place: null });
     this.latency.clear();
-    if (this.store.revision === revision) this.store.adopt(settings);
+    this.#open.clear();
+    if (this.store.revision === revision || this.source.joins) this.store.adopt(settings);
     else this.#ask(this.store.differences(settings)); // changed while connecting
     if (document.hidden) this.send({ type: "hidden", hidden: true });
     if (!this.heardAt) this.#become(state, notice); // else the control channel was faster, and knows better
@@ -148,6 +159,8 @@ export class Session {
   /** What follows from an error: the wait in ms until the next try, or null for none. */
   #failed(error, failures) {
     const { status, queue, wait } = error;
+    this.refusal = status;
+    if (this.source.joins && (status === ABSENT || error instanceof NoWay)) return this.#absent(error);
     if (error instanceof NoWay) return this.#fallBack();
     if (queue) return this.#queue(error);
     if (OURS.includes(status) && Object.keys(this.store.differences()).length) return this.#forget(error);
@@ -161,6 +174,14 @@ export class Session {
   #fallBack() {
     this.fellBack = true;
     return 1;
+  }
+
+  /** What is to be joined is not there, or not there yet: an OBS that starts again, a server that comes back. */
+  #absent({ status }) {
+    const { joins } = this.source;
+    const why = status === ABSENT ? `Nothing is on as "${joins}" now.` : "WebRTC does not get through from here.";
+    this.#become("reconnecting", `${why} The page goes on by itself when it is there.`);
+    return PATIENCE;
   }
 
   #queue({ message, queue, wait }) {
@@ -191,10 +212,16 @@ export class Session {
     this.link?.send(message);
   }
 
+  /** `told(message)` for every message of a type, and at once for the newest that was there before. */
+  on(type, told) {
+    this.#listeners.set(type, [...(this.#listeners.get(type) ?? []), told]);
+    if (this.#said.has(type)) told(this.#said.get(type));
+  }
+
   #heard(message) {
     this.heardAt = performance.now();
     const follow = {
-      hello: () => (this.told.model(message.model), this.#become(message.state, message.notice)),
+      hello: () => this.#welcomed(message),
       state: () => this.#become(message.state, message.notice),
       stats: () => (this.stats = message),
       frames: () => this.matching.captured(message.at),
@@ -204,17 +231,28 @@ export class Session {
       bye: () => ((this.ticket = message.queue?.ticket ?? null), this.link?.close(message.reason)),
     };
     follow[message.type]?.();
+    this.#said.set(message.type, message);
+    for (const told of this.#listeners.get(message.type) ?? []) told(message);
+  }
+
+  #welcomed({ model, state, notice, ends_in_s: left = null }) {
+    this.endsAt = left === null ? null : performance.now() + left * 1000;
+    this.told.model(model);
+    this.#become(state, notice);
   }
 
   #ask(changes) {
+    if (this.source?.joins && !this.source.may) return;
     if (this.link && ["width", "height", "fit"].some((name) => name in changes)) this.link.reshape();
     this.send({ type: "settings", id: (this.#asked += 1), changes });
+    for (const name of Object.keys(changes)) this.#open.set(name, this.#asked);
   }
 
-  /** What holds after a change. An older answer must not undo what was changed since. */
+  /** What holds after a change, by this page or (id null) another. It must not undo what was changed here since. */
   #answered({ id, settings, error }) {
+    for (const [name, number] of this.#open) if (id !== null && number <= id) this.#open.delete(name);
     const newest = id === null || id >= this.#asked;
-    if (newest) this.store.adopt(only(settings, (name) => !this.sender.holds(name)));
+    if (newest) this.store.adopt(only(settings, (name) => !this.sender.holds(name) && !this.#open.has(name)));
     this.told.settings(error ?? "");
     for (const [number, resolve] of this.#answers) {
       if (id !== null && number <= id) this.#resolve(number, resolve, { settings, error });
@@ -272,7 +310,7 @@ export class Session {
     const silent = performance.now() - (this.heardAt ?? 0);
     if (!link?.id || this.probing || silent < SILENCE) return;
     this.probing = true;
-    const alive = await api.statistics(link.id, SILENCE).then(() => true, () => false);
+    const alive = await api.statistics(link.id, SILENCE).then(() => true, ({ status }) => [401, 403].includes(status));
     this.probing = false;
     if (this.link !== link) return;
     if (!alive) link.close("The server went away.");

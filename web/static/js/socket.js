@@ -44,7 +44,7 @@ export class SocketLink {
     return new Promise((resolve, reject) => {
       const lost = () => reject(new ServerError("The server does not answer."));
       const timer = setTimeout(lost, CONNECT);
-      socket.onopen = () => this.send({ type: "hello", settings, ticket, source: source.track ? "page" : "server" });
+      socket.onopen = () => this.send({ type: "hello", settings, ticket, source: source.name });
       socket.onclose = () => (clearTimeout(timer), lost(), this.finish("The connection was closed."));
       socket.onmessage = ({ data }) => {
         const said = typeof data === "string" ? JSON.parse(data) : {};

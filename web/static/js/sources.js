@@ -1,5 +1,5 @@
 /**
- * What is painted: the camera, the screen, a file, the test card, or the server's own source.
+ * What is painted: the camera, the screen, a file, the test card, a source of the server, or what another session has.
  *
  * A source has a `stream` for the page's own video (null: the server has the picture), says when it `ended` by itself,
  * and `shape`s itself to the settings' width, height and fit.
@@ -11,8 +11,6 @@ import { lay, resize } from "./fit.js";
 import { drawCard } from "./testcard.js";
 
 export const RATE = 30;
-export const LABELS = { camera: "Camera", screen: "Screen", file: "File", testcard: "Test card", server: "Server" };
-
 /** A source could not be opened; the message says what to do. `waits`: it may, as soon as a device is plugged in. */
 export class SourceError extends Error {
   constructor(message, waits = false) {
@@ -23,6 +21,12 @@ export class SourceError extends Error {
 
 class Source {
   ended = () => {};
+  joins = null; // the session that is joined, where there is no source of one's own
+
+  /** What the server calls it. */
+  get name() {
+    return this.stream ? "page" : "server";
+  }
 
   /** `given` is what the browser gave, where `stream` is made of it. */
   constructor(kind, stream, given = stream) {
@@ -205,6 +209,32 @@ class Movie extends Drawn {
   }
 }
 
+// ------------------------------------------------------------------------------------------------ without pictures
+
+/** A source of the server's machine: the one that it was started with, or the one that `name` says. */
+class Remote extends Source {
+  #name;
+
+  constructor({ name = "server" }) {
+    super("server", null);
+    this.#name = name;
+  }
+
+  get name() {
+    return this.#name;
+  }
+}
+
+/** A session that goes on without this page. `may`: whether this page changes its settings. */
+class Joined extends Source {
+  constructor({ session, may = true }) {
+    super("join", null);
+    Object.assign(this, { joins: session, may });
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ files
+
 const USE = "use an MP4 (H.264) or WebM video, or a PNG, JPEG or WebP picture.";
 
 async function openFile(settings, { file }) {
@@ -226,7 +256,8 @@ const OPENERS = {
   screen: openScreen,
   file: openFile,
   testcard: async (settings) => new TestCard(settings),
-  server: async () => new Source("server", null),
+  server: async (settings, options) => new Remote(options),
+  join: async (settings, options) => new Joined(options),
 };
 
 /** Opens a source by its kind, in the settings' shape; SourceError where that fails. */

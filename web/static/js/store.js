@@ -52,6 +52,7 @@ export function inLimits(field, value) {
 /** Owner of the settings. Listeners get `(changes, from)`; `from` is "page" or "server". */
 export class Store {
   #listeners = [];
+  #own = null; // the page's own values, while it shows those of a session that it joined
 
   constructor({ settings, defaults, model }) {
     this.fields = settings.properties;
@@ -83,6 +84,22 @@ export class Store {
     this.change(this.defaults);
   }
 
+  /** From now on the values are those of a session that others see too: neither kept here nor in the address. */
+  borrow() {
+    this.#own ??= { ...this.values };
+  }
+
+  /** The page's own values again. */
+  giveBack() {
+    const own = this.#own;
+    this.#own = null;
+    if (own) this.#take(this.#news(own), "server");
+  }
+
+  get borrowed() {
+    return this.#own !== null;
+  }
+
   /** The settings that differ from `others`, by default from the model's own. */
   differences(others = this.defaults) {
     return only(this.values, (name, value) => !same(value, others[name]));
@@ -90,13 +107,14 @@ export class Store {
 
   /** Takes over what the address says, e.g. when a link was pasted. */
   readAddress() {
-    this.change({ ...this.defaults, ...this.#fromAddress() });
+    if (!this.borrowed) this.change({ ...this.defaults, ...this.#fromAddress() });
   }
 
   /** The address that brings these settings along. */
   link() {
     const differing = Object.entries(this.differences()).map(([name, value]) => [name, text(value)]);
     const address = new URL(location.href);
+    if (this.borrowed) return address.href.replace(/#.*/, "");
     address.hash = new URLSearchParams(differing).toString();
     return address.href;
   }
@@ -128,9 +146,14 @@ export class Store {
   }
 
   #keep() {
+    if (this.borrowed) return;
     kept.set(this.place, this.differences());
     clearTimeout(this.writing);
-    this.writing = setTimeout(() => history.replaceState(null, "", this.link()), 400); // browsers limit how often
+    this.writing = setTimeout(() => this.#write(), 400); // browsers limit how often
+  }
+
+  #write() {
+    if (!this.borrowed) history.replaceState(null, "", this.link());
   }
 }
 

@@ -29,10 +29,10 @@ export function tapped(prompt, style, blend) {
   return there && now.length === 1 ? "" : style;
 }
 
-/** Fills `#styles`; the digits 1 to 9 tap the first nine. */
-export function showStyles(styles, store) {
+/** Fills `#styles`; the digits 1 to 9 tap the first nine. `blend` owns the words that they go to. */
+export function showStyles(styles, store, blend) {
   const tap = (style, { shiftKey, ctrlKey, metaKey }) =>
-    store.change({ prompt: tapped(store.values.prompt, style, shiftKey || ctrlKey || metaKey) });
+    (blend.words = tapped(blend.words, style, shiftKey || ctrlKey || metaKey));
   const chips = styles.map((style) => chip(style, (event) => tap(style, event)));
   const show = () => {
     const used = parts(store.values.prompt).map(clean);

@@ -20,6 +20,7 @@ export class Tools {
     this.recorder = new Recorder();
     this.#wire({
       "#mirror": () => this.mirror(!this.mirrored, true),
+      "#flip": () => this.flip(!this.flipped),
       "#compare": () => this.toggleCompare(!this.compare.on),
       "#show-overlay": () => this.#toggleOverlay(),
       "#snapshot": () => this.#snapshot(),
@@ -59,6 +60,18 @@ export class Tools {
     if (remember && this.page.source?.kind === "camera") kept.set("mirror", on);
   }
 
+  get flipped() {
+    return "flip" in this.#frame.dataset;
+  }
+
+  /** Upside down, for a camera that hangs from the ceiling or a mirror that lies on a table. */
+  flip(on) {
+    if (on) this.#frame.dataset.flip = "";
+    else delete this.#frame.dataset.flip;
+    pressed("#flip", on);
+    if (this.page.source?.kind === "camera") kept.set("flip", on);
+  }
+
   toggleCompare(on) {
     this.compare.show(on);
     pressed("#compare", on);
@@ -76,8 +89,8 @@ export class Tools {
     pressed("#show-panel", on);
   }
 
-  /** The painted picture's element, and whether it is mirrored. */
-  #shown = () => [$("#fallback").hidden ? $("#picture") : $("#fallback"), this.mirrored];
+  /** The painted picture's element, and how it is turned. */
+  #shown = () => [$("#fallback").hidden ? $("#picture") : $("#fallback"), this.mirrored, this.flipped];
 
   async #snapshot() {
     const { facts, store } = this.page;
@@ -101,10 +114,11 @@ export class Tools {
 
   async #share() {
     const link = new URL(this.page.store.link());
-    link.search = ""; // how this page was opened is nobody else's business
+    const { joins } = this.page.source ?? {};
+    link.search = joins ? new URLSearchParams({ session: joins }) : ""; // nothing else of how this page was opened
     const copied = navigator.clipboard?.writeText(link.href) ?? Promise.reject(new Error("no clipboard"));
     await copied.then(
-      () => this.#done("Copied: a link with these settings."),
+      () => this.#done(joins ? "Copied: a link to this session." : "Copied: a link with these settings."),
       () => this.#done("The browser gave no access to the clipboard: copy the address above, it has the settings."),
     );
   }

@@ -1,16 +1,33 @@
-/** The clean picture of one session: `/view?session=ID`. It comes back by itself when the session does. */
+/**
+ * The clean picture of one session, for a Browser Source, a projector or a second screen: `/view?session=live`. It comes
+ * back by itself when the session does.
+ *
+ * fit=contain|cover|fill   how the picture lies in the window; contain, where nothing is said
+ * background=black         behind it; nothing (transparent) where nothing is said
+ * muted=1                  without its sound
+ * notice=0                 nothing is written on it, whatever happens; so in OBS anyway
+ */
 
 import * as api from "./api.js";
 import { $, everyFrame, pause } from "./dom.js";
 import { connected, gathered } from "./rtc.js";
+import { whep } from "./whep.js";
 import { sentence } from "./words.js";
 
 const WAIT = 1000; // ms between two tries
 const STALL = 6000; // ms without a frame after which the connection is made anew
+const FITS = ["contain", "cover", "fill"];
 
-const [picture, notice] = [$("#picture"), $("#notice")];
-const id = new URLSearchParams(location.search).get("session") ?? "";
+const [picture, notice, sound] = [$("#picture"), $("#notice"), $("#sound")];
+const asked = new URLSearchParams(location.search);
+const id = asked.get("session") ?? "live";
+const silent = asked.get("muted") === "1";
+const clean = "obsstudio" in window || asked.get("notice") === "0"; // what is written would go on air
 let last = 0; // when the last frame came
+let leave = () => {};
+
+if (FITS.includes(asked.get("fit"))) picture.style.objectFit = asked.get("fit");
+document.body.style.background = asked.get("background") ?? "";
 
 everyFrame(picture, () => {
   last = performance.now();
@@ -18,28 +35,54 @@ everyFrame(picture, () => {
   say("");
 });
 
-/** Browser sources of OBS show no notice: they would go on air. */
 function say(text) {
   notice.textContent = text;
-  notice.hidden = !text || "obsstudio" in window;
+  notice.hidden = !text || clean;
 }
 
 /** One connection, from its offer to its end. */
 async function watch() {
-  const peer = new RTCPeerConnection();
+  const peer = new RTCPeerConnection({ iceServers: await api.ice() });
+  const stream = new MediaStream();
   try {
     peer.addTransceiver("video", { direction: "recvonly" });
-    peer.ontrack = ({ track }) => (picture.srcObject = new MediaStream([track]));
+    if (!silent) peer.addTransceiver("audio", { direction: "recvonly" });
+    peer.ontrack = ({ track }) => (track.kind === "video" ? show(stream, track) : (track.onunmute = () => hear(stream, track)));
     await peer.setLocalDescription();
     await gathered(peer);
-    const answer = await api.watch(id, { sdp: peer.localDescription.sdp, type: "offer" });
+    const answer = await whep(id, peer.localDescription.sdp);
+    leave = answer.leave;
     await peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     await connected(peer, STALL);
     await ended(peer);
   } finally {
     peer.close();
+    leave();
+    leave = () => {};
   }
 }
+
+function show(stream, track) {
+  stream.addTrack(track);
+  picture.srcObject = stream;
+}
+
+/** There is sound: with it where the browser lets a page begin to sound, else from the press of a button. */
+async function hear(stream, track) {
+  stream.addTrack(track); // the picture's own stream, so that both stay in step
+  if (!picture.muted) return;
+  picture.muted = false;
+  await picture.play().catch(() => {
+    picture.muted = true;
+    sound.hidden = clean;
+    return picture.play().catch(() => {}); // interrupted by the next connection
+  });
+}
+
+sound.onclick = () => {
+  picture.muted = false;
+  sound.hidden = true;
+};
 
 /** Waits until the connection is lost, or no frame comes any more. */
 async function ended(peer) {
@@ -48,17 +91,18 @@ async function ended(peer) {
   while (peer.connectionState === "connected" && moves()) await pause(250);
 }
 
-const GONE = "This session is not there (any more): take the address from the page.";
+const GONE = "Nothing is on here now. The picture comes by itself when it is.";
 
 async function forever() {
   for (;;) {
-    await watch().catch((error) => {
+    const wait = await watch().then(() => 0, (error) => {
       picture.classList.remove("live");
       say(error.status === 404 ? GONE : sentence(error.message));
+      return error.wait ?? 0;
     });
-    await pause(WAIT);
+    await pause(Math.max(WAIT, wait));
   }
 }
 
-if (id) forever();
-else say("The address lacks the session: use /view?session=ID, with the ID of a running page.");
+addEventListener("pagehide", () => leave());
+forever();

@@ -20,7 +20,6 @@ const NOTICES = {
   starting: ["The model is being loaded.", MEANWHILE],
   restarting: ["The painter stopped and is being started again.", MEANWHILE],
   failed: ["The painter does not start.", "See the server's terminal, then start it again."],
-  queued: ["All places are taken.", "You come in by yourself."],
   stopping: ["The server stops.", "The page goes on by itself when it is back."],
 };
 
@@ -34,6 +33,7 @@ export function words({ state, notice, place }) {
   const [word, tone] = WORDS[state] ?? [state, ""];
   const [own, more] = NOTICES[state] ?? ["", ""];
   const said = state === "queued" ? `Number ${place} in the queue` : word;
+  if (state === "queued") return { word: said, tone, notice: "", kind: "plain" }; // it has a card of its own
   return { word: said, tone, notice: [sentence(notice) || own, more].filter(Boolean).join(" "), kind: KINDS[tone] };
 }
 
@@ -42,6 +42,9 @@ export const FELL_BACK =
   "fine. A network that lets UDP through brings it back.";
 export const UNPLUGGED =
   "The camera was unplugged. Plug it in again and it goes on by itself, or choose another source.";
+export const SIGN_IN = ["Sign in", () => location.reload()]; // the server asks for a token, in place of the page
+export const JOINED = "You see a session that others see too: what you change is changed for all of them.";
+export const LOOKS_ON = "You see a session as it is: this token may look on only.";
 export const UNSHARED = "Screen sharing has ended. Press Screen to share again, or choose another source.";
 export const NO_SERVER =
   "The server does not answer. The page goes on by itself when it is there; in a terminal: livebrush serve";
