@@ -17,7 +17,9 @@ if sys.platform != "win32":
     import fcntl
 
 PROCESSES = 3  # on two cores: for a third of its time a test waits for a process, a socket or a clock
-LONG = ("test_worker", "test_make", "test_clip_cli", "test_tensorrt")  # begin first, so that none is left at the end
+LONG = (  # begin first, so that none is left at the end
+    "test_trouble", "test_leaks", "test_clips", "test_worker", "test_make", "test_clip_cli", "test_tensorrt",
+)  # fmt: skip
 BROWSER = Path(__file__).parent / "browser"
 
 
