@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
 from engines import Choice
@@ -25,6 +26,7 @@ def test_the_builtin_model_loads_and_paints() -> None:
     assert model.decode(latents).shape == images.shape
 
 
+@pytest.mark.alone
 def test_the_builtin_model_loads_quickly() -> None:
     models.load(spec("builtin"), TORCH)  # imports
     start = time.perf_counter()

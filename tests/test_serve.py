@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from webrig import Room, flat, together
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from workers import shared
 
 import livebrush
 from stream.errors import ConfigError, SettingsError
@@ -257,9 +258,8 @@ def process() -> Iterator[Any]:
 
 
 def memory() -> set[str]:
-    """Shared memory that is there."""
-    place = Path("/dev/shm")
-    return {p.name for p in place.iterdir()} if place.is_dir() else set()
+    """Shared memory that is there, other programs' left out."""
+    return set(shared()) if Path("/dev/shm").is_dir() else set()
 
 
 @POSIX

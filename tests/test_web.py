@@ -571,6 +571,7 @@ def test_the_session_that_is_ended_says_bye(server: Served) -> None:
         assert ended(ws)[0] == 1001
 
 
+@pytest.mark.alone
 def test_a_dead_worker_on_the_websocket(server: Served) -> None:
     with socketed(server) as ws:
         begun(ws)
@@ -625,6 +626,7 @@ def test_a_page_that_takes_nothing_is_given_up(server: Served, monkeypatch: pyte
         time.sleep(0.02)
 
 
+@pytest.mark.alone
 def test_the_event_loop_is_never_blocked(server: Served) -> None:
     """Four pages with large pictures: a request is answered at once."""
 

@@ -294,6 +294,7 @@ def test_a_closed_stream_hears_nothing_more() -> None:
 # ------------------------------------------------------------------------------------------------- deaths
 
 
+@pytest.mark.alone
 def test_a_death_is_noticed_within_50_ms() -> None:
     """The best of three: the machine may have been busy."""
 
@@ -577,6 +578,7 @@ def test_the_back_off_waits_and_starts_anew_after_good_health() -> None:
 # ------------------------------------------------------------------------------------------------- ends
 
 
+@pytest.mark.alone
 def test_stop_in_every_state() -> None:
     async def stopped(supervisor: Supervisor, within: float = 3.2) -> None:
         pid, start = supervisor.pid, time.monotonic()
@@ -610,6 +612,7 @@ def test_stop_in_every_state() -> None:
     run(test())
 
 
+@pytest.mark.alone
 def test_a_worker_stuck_in_a_tick_is_ended_by_stop_and_may_be_started_again() -> None:
     async def test() -> None:
         async with working() as supervisor:
@@ -635,6 +638,7 @@ def test_a_worker_stuck_in_a_tick_is_ended_by_stop_and_may_be_started_again() ->
     run(test())
 
 
+@pytest.mark.alone
 def test_a_stopped_worker_leaves_quietly(caplog: pytest.LogCaptureFixture) -> None:
     """Politely asked, it exits with code 0 and says nothing."""
 
@@ -760,6 +764,7 @@ def test_ctrl_c_is_not_the_workers_business() -> None:
     run(test())
 
 
+@pytest.mark.alone
 def test_nothing_waits_for_a_worker_that_does_not_read() -> None:
     """A worker that stands still (SIGSTOP) costs neither time nor much memory; afterwards it goes on."""
 

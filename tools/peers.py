@@ -100,16 +100,16 @@ def began(process: subprocess.Popen[str]) -> None:
     said(process)
 
 
-def gathered(process: subprocess.Popen[str]) -> tuple[list[Seen], str]:
-    """What the peers saw, when they are done, and what `one_more` was told."""
-    seen, refused = said(process)
+def gathered(process: subprocess.Popen[str], seconds: float = SAYS_S) -> tuple[list[Seen], str]:
+    """What the peers saw, when they are done, at most after `seconds`, and what `one_more` was told."""
+    seen, refused = said(process, seconds)
     return [Seen(**s) for s in seen], refused
 
 
-def said(process: subprocess.Popen[str]) -> Any:
+def said(process: subprocess.Popen[str], seconds: float = SAYS_S) -> Any:
     """The next line; RuntimeError where there is none."""
     assert process.stdout is not None
-    with limited(process, SAYS_S):
+    with limited(process, seconds):
         line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"the peers ended with exit code {process.wait()} and said nothing: see above")

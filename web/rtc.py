@@ -40,7 +40,7 @@ Send = Callable[[dict[str, Any]], None]
 Receive = Callable[[Frame], None]
 
 CONTROL = "control"  # the data channel's label
-CHECK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.25
 CLOSE_S = 3.0
 DRAIN_S = 0.2
 
@@ -70,8 +70,8 @@ class Limits:
     message_bytes: int = 16 * 1024
     unsent_bytes: int = 256 * 1024  # that may wait in the data channel
     connect_s: float = 10.0
-    silent_s: float = 6.0  # nothing at all heard: the other side is gone
-    idle_s: float = 6.0  # no picture from a page that offered to send some and is not hidden
+    silent_s: float = 5.5  # nothing at all heard: the other side is gone, and its place is free within 6 s
+    idle_s: float = 5.5  # no picture from a page that offered to send some and is not hidden
 
 
 class Channel:

@@ -19,6 +19,7 @@ from tools.stage import Stage
 from web.clips import Clips
 from web.orders import Rules
 
+pytestmark = pytest.mark.beside
 TESTS = Path(__file__).parents[1]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 MADE = "clips.jobs.videos.filter(v => v.status === 'completed').length"

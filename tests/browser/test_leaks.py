@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from tools import peers
 from tools.observed import Observed
 from tools.stage import Stage
 
+pytestmark = pytest.mark.beside
 CYCLES = 100
 WARM = 15
 

@@ -15,6 +15,8 @@ from tools.chromium import ALLOWED, FAKED, Tab, chromium, page
 from tools.observed import Observed
 from tools.stage import Stage, address
 
+pytestmark = pytest.mark.beside
+
 
 def asked(server: Observed, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
     """Status and JSON of a request that nobody should have made."""
@@ -85,6 +87,7 @@ def test_a_closed_tab_frees_its_place(stage: Stage, server: Observed) -> None:
         gone(server, other)
 
 
+@pytest.mark.alone
 def test_a_hidden_page_keeps_its_session_without_sending(tab: Tab, server: Observed) -> None:
     """Browsers send no pictures of a page out of sight, which is otherwise a reason to end a session after 6 s."""
     session = tab.livebrush("session")

@@ -1,0 +1,93 @@
+"""The whole suite runs in several processes; what is measured by the clock, and the browser's tests, run alone.
+
+`pytest` with nothing named takes `PROCESSES` of pytest-xdist; a file, a folder or `-n` named takes what is asked for.
+A test marked `alone` (all of tests/browser are, unless marked `beside`) has the machine to itself: it holds a lock
+for which the others wait between two tests. Such tests come first, so that it is waited for before anything else runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.platform != "win32":
+    import fcntl
+
+PROCESSES = 3  # on two cores: for a third of its time a test waits for a process, a socket or a clock
+LONG = (  # begin first, so that none is left at the end
+    "test_trouble", "test_leaks", "test_clips", "test_worker", "test_make", "test_clip_cli", "test_tensorrt",
+)  # fmt: skip
+BROWSER = Path(__file__).parent / "browser"
+
+
+class Lock:
+    """Many processes share it, or one has it alone. Whoever waits to be alone lets nobody in before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._turn, self._place = ((folder / name).open("ab") for name in ("turn.lock", "place.lock"))
+        self.alone = False
+
+    def take(self, alone: bool) -> None:
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        fcntl.flock(self._place, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
+        self.alone = alone
+
+    def leave(self) -> None:
+        fcntl.flock(self._place, fcntl.LOCK_UN)
+        self.alone = False
+
+
+LOCK = pytest.StashKey[Lock]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Several processes where nothing is said against it, and a whole file to each of them."""
+    options, handed_out = config.option, hasattr(config, "workerinput")
+    if handed_out or sys.platform == "win32" or not config.pluginmanager.hasplugin("xdist"):
+        return
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    if options.numprocesses is None and whole and not (options.usepdb or options.collectonly):
+        options.numprocesses = PROCESSES
+    if options.numprocesses:
+        options.dist, options.loadscopereorder = "loadfile", False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: measured by the clock, so that no other test may run meanwhile")
+    config.addinivalue_line("markers", "beside: of the browser, and not disturbed by other tests")
+    if hasattr(config, "workerinput"):
+        import torch
+
+        torch.set_num_threads(1)  # there are the others
+        config.stash[LOCK] = Lock(Path(config.option.basetemp).parent)  # of the whole run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run alone come first, then those of long files; otherwise the order stays."""
+    for item in items:
+        if item.path.is_relative_to(BROWSER) and item.get_closest_marker("beside") is None:
+            item.add_marker("alone")
+    items.sort(key=lambda item: (not is_alone(item), item.path.stem not in LONG))
+
+
+def is_alone(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A test beside those of other processes, or without them: then until the next one need not be alone."""
+    lock = item.config.stash.get(LOCK, None)
+    if lock is not None and not lock.alone:
+        lock.take(is_alone(item))
+    try:
+        return (yield)
+    finally:
+        if lock is not None and not (lock.alone and is_alone(nextitem)):
+            lock.leave()
