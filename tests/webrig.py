@@ -202,10 +202,10 @@ class Room:
     """Sessions with everything around them faked."""
 
     def __init__(self, *, limit: int = 6, clock: Callable[[], float] | None = None, pumps: Any = None,
-                 spec: ModelSpec = SPEC, **worker: Any) -> None:  # fmt: skip
+                 spec: ModelSpec = SPEC, minutes: float | None = None, **worker: Any) -> None:  # fmt: skip
         self.worker, self.answers = FakeSupervisor(spec, **worker), FakeAnswers()
-        given = {"clock": clock} if clock else {}
-        self.sessions = Sessions(self.worker, limit=limit, answers=self.answers, pumps=pumps, **given)  # type: ignore[arg-type]
+        given: dict[str, Any] = {"clock": clock} if clock else {}
+        self.sessions = Sessions(self.worker, limit=limit, answers=self.answers, pumps=pumps, minutes=minutes, **given)  # type: ignore[arg-type]
 
     @property
     def world(self) -> World:
@@ -226,8 +226,8 @@ class Served:
 
     def __init__(self, server: Server, worker: FakeSupervisor, answers: FakeAnswers, port: int, loop: Any) -> None:
         self.worker, self.answers, self.port, self._server, self._loop = worker, answers, port, server, loop
-        self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=10)
+        self.url = f"{'https' if server.config.is_ssl else 'http'}://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=10, verify=False)
 
     @property
     def house(self) -> House:
@@ -257,7 +257,7 @@ class Served:
 @contextlib.contextmanager
 def served(
     pumps: Any = None, answers: Any = None, worker: FakeSupervisor | None = None, clips: Any = None, real: bool = False,
-    **config: Any,
+    certificate: Any = None, **config: Any,
 ) -> Iterator[Served]:  # fmt: skip
     """The whole server but for its worker, and its peers unless `answers` are given, or they are `real`."""
     worker, fake = worker or FakeSupervisor(paints=True), FakeAnswers()
@@ -265,7 +265,7 @@ def served(
         port = bound.getsockname()[1]
         settled = Config(port=port, **{"offers_per_minute": 10_000} | config)
         given = {"pumps": pumps, "answers": None if real else answers or fake, "clips": clips}
-        server = Server(create_app(settled, worker, **given))  # type: ignore[arg-type]
+        server = Server(create_app(settled, worker, **given), certificate)  # type: ignore[arg-type]
         loops: list[asyncio.AbstractEventLoop] = []
         up = threading.Event()
 

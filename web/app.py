@@ -75,6 +75,7 @@ log = logging.getLogger("livebrush")
 STATIC = Path(__file__).parent / "static"
 PATCH_S = 2.0  # how long a change over HTTP waits for the worker's answer
 JPEG_THREADS = 4
+STOP_S = 3.5  # for all that ends when the server does
 CARDS = ("cuda", "mps")
 ABOUT = f"""Diffusion video in real time. A session begins with a WebRTC offer (`POST /api/sessions`); settings and
 statistics go over its data channel "control", whose messages are the schemas
@@ -489,9 +490,18 @@ def stand_live(sessions: Sessions, outputs: tuple[str, ...]) -> None:
 
 
 async def stop(supervisor: Supervisor, sessions: Sessions, clips: Clips | None) -> None:
-    """Tells and ends every session, the worker, and what makes the clips. A second time does nothing."""
-    ending = [sessions.close_all("the server stops"), supervisor.stop()]
-    await asyncio.gather(*ending, *([clips.stop()] if clips is not None else []))
+    """Tells and ends every session, the worker, and what makes the clips; what takes longer than STOP_S is left
+    behind, and said. A second time does nothing."""
+    ending = {"sessions": sessions.close_all("the server stops"), "worker": supervisor.stop()}
+    ending |= {"clips": clips.stop()} if clips is not None else {}
+    jobs = {asyncio.ensure_future(job): name for name, job in ending.items()}
+    _, late = await asyncio.wait(jobs, timeout=STOP_S)
+    for job in jobs:
+        if job in late:
+            log.warning("the %s did not end within %g s", jobs[job], STOP_S)
+            job.cancel()
+        else:
+            job.result()
 
 
 def paints(sessions: Sessions, supervisor: Supervisor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,10 @@ PEOPLE = "Who may come"
 NETWORK = "How pictures travel"
 STAGE = "Live control"
 CLIPS = "Clips"
+LOGS = "What it says"
+VARIABLE = "LIVEBRUSH_TOKEN"
+FORMATS = ("text", "json")
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class Panels(TyperCommand):
@@ -70,12 +76,38 @@ def serve(
     browser: Annotated[bool | None, typer.Option("--open/--no-open", rich_help_panel=PLACE, help="Open the page in a "
                                                  "browser (default: where there is a display).",
                                                  show_default=False)] = None,
+    https: Annotated[bool, typer.Option("--https", rich_help_panel=PLACE, help="Speak HTTPS, which browsers need for "
+                                        "the camera on other devices, with a certificate made by an authority of your "
+                                        "own.")] = False,
+    cert: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=PLACE, help="Speak HTTPS with this "
+                                              "certificate (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=PLACE, help="The certificate's key "
+                                             "(PEM).")] = None,
+    origins: Annotated[list[str] | None, typer.Option("--origin", metavar="https://NAME", rich_help_panel=PLACE,
+                                                      help="Another address at which it is to be had, behind a reverse "
+                                                      "proxy; may be given again.")] = None,
+    proxies: Annotated[list[str] | None, typer.Option("--proxy", metavar="ADDRESS", rich_help_panel=PLACE, help="A "
+                                                      "reverse proxy, or a network of them, whose X-Forwarded-For and "
+                                                      "-Proto are believed; may be given again.")] = None,
+    token: Annotated[list[str] | None, typer.Option(metavar="ROLE:SECRET", rich_help_panel=PEOPLE, help="Who knows it "
+                                                    "comes in, as view, control or admin (also without a role). "
+                                                    "'new' makes one and says it: --token new, --token view:new. May "
+                                                    "be given again; also LIVEBRUSH_TOKEN, several with blanks "
+                                                    "between.")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=PEOPLE, help="Tokens, one a "
+                                                    "line.")] = None,
+    jwt_key: Annotated[str | None, typer.Option(metavar="FILE|SECRET", rich_help_panel=PEOPLE, help="Take JSON Web "
+                                                "Tokens with a role and an end that this key signs: a public key in "
+                                                "PEM (RS256, ES256), or a shared secret (HS256).")] = None,
+    minutes: Annotated[float | None, typer.Option("--session-minutes", min=0.1, metavar="NUMBER",
+                                                  rich_help_panel=PEOPLE, help="How long a page may stay while others "
+                                                  "wait (default: for ever).")] = None,
     limit: Annotated[int, typer.Option(min=1, max=64, rich_help_panel=PEOPLE, help="Sessions at once; whoever comes "
                                        "later waits.")] = 6,
     offers: Annotated[int, typer.Option(min=1, rich_help_panel=PEOPLE, help="Sessions and viewers that one address may "
                                         "begin in a minute.")] = 10,
     insecure: Annotated[bool, typer.Option("--insecure", rich_help_panel=PEOPLE, help="Listen on the network, to "
-                                           "anybody.")] = False,
+                                           "anybody, without tokens.")] = False,
     udp_ports: Annotated[str | None, typer.Option(metavar="50000-50100", rich_help_panel=NETWORK, help="UDP ports for "
                                                   "pictures and sound, for a firewall to let in: one for each page "
                                                   "and viewer (default: any free ones).")] = None,
@@ -100,6 +132,11 @@ def serve(
                                              "inputs whose name has this in it.")] = None,
     link: Annotated[bool, typer.Option("--link", rich_help_panel=STAGE, help="Share the tempo by Ableton "
                                        "Link.")] = False,
+    log_format: Annotated[str, typer.Option(metavar="text|json", rich_help_panel=LOGS, help="Lines to read, or an "
+                                            "event a line to collect.")] = "text",
+    log_level: Annotated[str | None, typer.Option(metavar="debug|info|warning|error", rich_help_panel=LOGS,
+                                                  help="What is logged (default: warning, and info with "
+                                                  "json).")] = None,
     clips: Annotated[bool, typer.Option("--clips/--no-clips", rich_help_panel=CLIPS, help="Make clips too: /clips and "
                                         "/v1/videos.")] = True,
     allow: Annotated[list[str] | None, typer.Option(metavar="NAME", rich_help_panel=CLIPS, help="A model, a back end "
@@ -109,6 +146,7 @@ def serve(
     """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
     from web import serve as server
     from web.network import EPHEMERAL, Network, ports
+    from web.config import Access, Https, Logs
 
     check_engine(engine, precision)
     pixels = sides(size) if size else None
@@ -138,8 +176,25 @@ def serve(
             ports=ports(udp_ports) if udp_ports else EPHEMERAL,
             public_ip=public_ip,
         ),
+        access=Access(tokens_given(token, token_file), jwt_key, tuple(origins or []), tuple(proxies or []), minutes),
+        https=Https(https, cert, key),
+        logs=Logs(one_of("log-format", log_format, FORMATS), one_of("log-level", log_level, LEVELS)),
     )
     server.serve(config, typer.echo, told())
+
+
+def tokens_given(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
+    """The tokens of the command line, of a file, and of the environment."""
+    from web.people import tokens_in
+
+    return (*(given or ()), *(tokens_in(file) if file is not None else ()), *os.environ.get(VARIABLE, "").split())
+
+
+def one_of(name: str, value: Any, known: Sequence[str]) -> Any:
+    """An option's value; SettingsError where it is given and not among those that are known."""
+    if value not in (None, *known):
+        raise SettingsError(f"{name} {value[:40]!r} is unknown: use {', '.join(known[:-1])} or {known[-1]}")
+    return value
 
 
 def loras_in(folder: Path) -> list[str]:

@@ -49,7 +49,7 @@ class Door:
         """The role of whoever asks. RefusalError 401 where a token is wrong, 429 where too many were."""
         if self.people.open:
             return Role.ADMIN
-        said = connection.headers.get("authorization", "")
+        said = ", ".join(connection.headers.getlist("authorization"))  # two are none
         if said[: len(BEARER)].lower() == BEARER:
             return self._tried(connection, self.people.bearer, said[len(BEARER) :].strip())
         return self.people.cookie(connection.cookies.get(self.name, "")) or Role.NOBODY

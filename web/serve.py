@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -132,6 +133,7 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
         live.check(text)
     if config.control != Control():
         import_module("web.steering").check(config)
+    certificate = certified(config)
     with bind(config) as bound:
         check_input(config.source)
         config = replace(config, port=bound.getsockname()[1])
@@ -140,7 +142,7 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
             out(f"A new token, for this run: --token {token}")
         with contextlib.suppress(KeyboardInterrupt):  # while it starts; later the server hears the signal itself
             run = import_module("web.server").run  # everything heavy: the browser may knock meanwhile
-            asyncio.run(run(config, planned, bound, console))
+            asyncio.run(run(config, planned, bound, console, certificate))
 
 
 def settled(config: Config) -> tuple[Config, list[Token]]:
@@ -151,6 +153,15 @@ def settled(config: Config) -> tuple[Config, list[Token]]:
                      proxies=tuple(map(network, config.access.proxies)))  # fmt: skip
     People.of(access)
     return replace(config, access=access), made
+
+
+def certified(config: Config) -> tuple[Path, Path] | None:
+    """The certificate and its key for HTTPS; ServeError where they cannot be used."""
+    if not config.https.wanted and config.https.key is None:
+        return None
+    from web.certificates import files
+
+    return files(config.https, config.host)
 
 
 def network(text: str) -> str:

@@ -49,7 +49,8 @@ class NarrowWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: transports.BaseTransport) -> None:
         super().connection_made(transport)
-        cast(transports.Transport, transport).set_write_buffer_limits(high=0)
+        high = 0 if transport.get_extra_info("sslcontext") is None else 1  # at 0, TLS never goes on again
+        cast(transports.Transport, transport).set_write_buffer_limits(high, low=0)
         narrow(transport.get_extra_info("socket"))
 
 
