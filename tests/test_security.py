@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import signal
 import socket
 import ssl
 import stat
@@ -16,11 +18,13 @@ from typing import Any
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
+from test_serve import POSIX, Process
 from webrig import SDP, WATCHES, Room, Served, flat, served, together
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from web import certificates, invite, jpeg
@@ -32,7 +36,7 @@ from web.errors import RefusalError, ServeError
 from web.messages import BODY_LIMIT, MESSAGE_LIMIT, MESSAGES_A_SECOND, PICTURE
 from web.people import People, Token
 from web.rtc import Peer
-from web.serve import bind, settled
+from web.serve import PASS_THROUGH, bind, settled
 from web.sessions import STANDING
 from web.waiting import NOTICE_S
 
@@ -99,12 +103,13 @@ def test_every_role_may_do_what_it_may_and_nothing_more(server: Served, asked: t
     method, path = asked
     for role, headers in ((Role.NOBODY, {}), (Role.VIEW, bearer(VIEW)), (Role.CONTROL, bearer(CONTROL)),
                           (Role.ADMIN, bearer(ADMIN))):  # fmt: skip
-        if "live" not in server.house.sessions.standing:
+        own = ""
+        if "live" in path and "live" not in server.house.sessions.standing:
             server.call(server.house.sessions.stand, "live", "page")
-        own = server.http.post("/api/sessions", json=OFFER, headers=bearer(CONTROL)).json()["id"]
+        if "own" in path:
+            own = server.http.post("/api/sessions", json=OFFER, headers=bearer(CONTROL)).json()["id"]
         body = BODIES.get(path, {"settings": {}}) if method in ("POST", "PUT", "PATCH") else None
         answer = server.http.request(method, path.format(live="live", own=own), json=body, headers=headers)
-        server.http.delete(f"/api/sessions/{own}", headers=bearer(CONTROL))
         refused = 401 if role is Role.NOBODY else 403
         if role < least:
             assert answer.status_code == refused, (role, answer.text)
@@ -442,6 +447,112 @@ def error_on(ws: ClientConnection) -> str:
         if isinstance(message, str) and (told := json.loads(message))["type"] == "error":
             return str(told["error"])
     raise AssertionError("no error came")
+
+
+# ------------------------------------------------------------------------------------------------- S4: the end
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    """A server in a process of its own, whose worker hangs: the hardest end there is."""
+    environ = {"LIVEBRUSH_TOKEN": " ".join(TOKENS)}
+    made = Process("--model", PASS_THROUGH, "--log-format", "json", "--log-level", "debug", environ=environ)
+    made.http.headers.update(bearer(CONTROL))
+    yield made
+    made.kill()
+
+
+def hang(server: Process) -> list[psutil.Process]:
+    """Stops the worker and the one that stands by, once it is ready, and says who they are."""
+    server.ready()
+    family = psutil.Process(server.job.pid).children(recursive=True)
+    for one in family:
+        one.suspend()
+    return family
+
+
+@POSIX
+def test_s4_a_signal_drains(process: Process) -> None:
+    process.ready()
+    assert process.http.get("/readyz").json() == {"ready": True, "why": ""}
+    hang(process)
+    told: list[dict[str, Any]] = []
+    place = process.url.replace("http", "ws") + "/api/sessions/ws"
+    with connect(place, compression=None, additional_headers=bearer(CONTROL)) as ws:
+        ws.send('{"type":"hello"}')
+        assert json.loads(ws.recv(5))["type"] == "hello"
+        began = time.monotonic()
+        process.job.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                message = ws.recv(5)
+                told += [json.loads(message)] if isinstance(message, str) else []
+    assert told[-1] == {"type": "bye", "reason": "the server stops", "queue": None}
+    answer = process.http.get("/readyz")
+    assert (answer.status_code, answer.json()["why"]) == (503, "the server stops")
+    late = process.http.post("/api/sessions", json=OFFER)
+    assert (late.status_code, late.headers["retry-after"]) == (503, "5")
+    process.rest()
+    assert (process.job.returncode, time.monotonic() - began < 5) == (0, True)
+
+
+@POSIX
+def test_s4_a_second_signal_ends_everything_at_once(process: Process) -> None:
+    family = hang(process)
+    process.job.send_signal(signal.SIGTERM)
+    process.job.send_signal(signal.SIGTERM)  # passed on by what started it: one and the same
+    time.sleep(0.4)
+    assert process.job.poll() is None, "it ends in good order"
+    began = time.monotonic()
+    process.job.send_signal(signal.SIGTERM)
+    process.rest()
+    assert process.job.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 1
+    _, alive = psutil.wait_procs(family, 3)
+    assert not alive
+
+
+# ------------------------------------------------------------------------------------------------- what is logged
+
+
+@POSIX
+def test_a_log_is_an_event_a_line_and_knows_no_secret(process: Process) -> None:
+    """Everything that is a secret is sent in every way there is; then the output is searched, at the level debug."""
+    process.ready()
+    http, key = process.http, "wrong-but-somebodys-secret"
+    login = http.post("/api/login", json={"token": ADMIN})
+    (cookie,) = http.cookies.values()
+    http.cookies.clear()
+    assert http.get(f"/?token={VIEW}").status_code == 303
+    (other,) = http.cookies.values()
+    http.cookies.clear()
+    assert login.status_code == 204
+    port = process.url.rpartition(":")[2]
+    assert http.get("/api/me", headers={"cookie": f"livebrush-{port}={cookie}"}).status_code == 200
+    for sent in (http.get("/api/me", headers=bearer(key)), http.get(f"/view?token={key}"),
+                 http.post("/api/login", json={"token": key}),
+                 http.post("/api/login", content=f'"{key}', headers=JSON)):  # fmt: skip
+        assert sent.status_code in (400, 401)
+    with connect(process.url.replace("http", "ws") + "/api/sessions/ws", compression=None,
+                 additional_headers=bearer(CONTROL)) as ws:  # fmt: skip
+        ws.send('{"type":"hello"}')
+        session = json.loads(ws.recv(5))["session"]
+        assert http.get(f"/api/sessions/{session}").status_code == 200
+    with connect(process.url.replace("http", "ws") + "/api/sessions/ws", compression=None,
+                 additional_headers=bearer(CONTROL)) as ws:  # fmt: skip
+        ws.send(json.dumps({"type": "hello", "settings": {"prompt": 3}, "ticket": key}))
+        assert json.loads(ws.recv(5))["type"] == "refused"
+    _, _, said = process.stop(signal.SIGTERM)
+    for secret in (ADMIN, CONTROL, VIEW, key, cookie, other, session):
+        assert secret not in said, "a secret is in the log"
+    lines = [json.loads(line) for line in said.splitlines() if line]
+    events = [line for line in lines if "event" in line]
+    assert [line["event"] for line in events if "session" in line] == ["session begins", "session ends"]
+    begins, over = (line for line in events if "session" in line)
+    assert (begins["session"], over["reason"]) == (over["session"], "the page left")
+    assert [(e["reason"], e["address"]) for e in events if e["event"] == "token"] == [("wrong token", "127.0.0.1")] * 3
+    assert {"worker starting", "worker ready"} <= {line["event"] for line in events}
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------- people: turns

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -202,10 +202,10 @@ def test_the_status_is_shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
 class Process:
     """`livebrush serve` in a process of its own."""
 
-    def __init__(self, *words: Any) -> None:
+    def __init__(self, *words: Any, environ: Mapping[str, str] | None = None) -> None:
         line = [sys.executable, "-m", "livebrush", "serve", "--no-open", "--port", "0", *map(str, words)]
         self._folder = tempfile.TemporaryDirectory()  # its clips are not the user's
-        env = os.environ | {"LIVEBRUSH_CLIPS": self._folder.name}
+        env = os.environ | {"LIVEBRUSH_CLIPS": self._folder.name} | dict(environ or {})
         self.job = subprocess.Popen(
             line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

@@ -67,6 +67,7 @@ class Door:
         found = known(text)
         if found is None:
             self._tries.wait_s(household(address))
-            log.warning("a wrong token from %s", address, extra={"event": "token", "reason": "wrong token"})
+            facts = {"event": "token", "reason": "wrong token", "address": address}
+            log.warning("a wrong token from %s", address, extra=facts)
             raise RefusalError(401, "the token is wrong, or its time is over: use another one", headers=WRONG)
         return found

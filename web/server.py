@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
         """Ctrl-C and SIGTERM: the first in good order, the second at once, whatever hangs."""
         now = time.monotonic()
         if self._asked_at is not None and now - self._asked_at > TWICE_S:
-            end_at_once(128 + sig)
+            end_at_once(128 + sig, self.house.supervisor.pid)
         if self._asked_at is None:
             self._asked_at, self.should_exit = now, True
             if (house := getattr(self._app.state, "house", None)) is not None:
@@ -99,10 +99,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def end_at_once(code: int) -> None:
-    """Ends this process and those that it began, without a word to anybody."""
-    for process in multiprocessing.active_children():
-        process.kill()
+def end_at_once(code: int, worker: int | None) -> None:
+    """Ends this process and its worker, without a word to anybody; what else it began ends when it is gone."""
+    if worker is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, getattr(signal, "SIGKILL", signal.SIGTERM))
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h\n")  # the cursor, which the status line hides
     os._exit(code)
