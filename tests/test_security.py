@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import re
 import signal
@@ -22,6 +23,7 @@ import psutil
 import pytest
 from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 from test_serve import POSIX, Process
 from webrig import SDP, WATCHES, Room, Served, flat, served, together
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -37,6 +39,7 @@ from web.messages import BODY_LIMIT, MESSAGE_LIMIT, MESSAGES_A_SECOND, PICTURE
 from web.people import People, Token
 from web.rtc import Peer
 from web.serve import PASS_THROUGH, bind, settled
+from web.server import own_page, welcome
 from web.sessions import STANDING
 from web.waiting import NOTICE_S
 
@@ -793,6 +796,37 @@ def test_a_phone_comes_in_by_what_it_scans_and_never_as_admin(server: Served) ->
 def test_a_phone_does_not_reach_what_listens_here_only(alone: Served) -> None:
     answer = alone.http.get("/qr.svg")
     assert (answer.status_code, "--host 0.0.0.0 --token new" in answer.json()["error"]) == (409, True)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_terminal_shows_a_phone_the_way_and_a_file_keeps_no_code(terminal: bool) -> None:
+    out = io.StringIO()
+    config = Config(host="192.0.2.9", port=8000, access=Access(TOKENS))
+    welcome(config, Door(People.of(config.access), 8000), Console(file=out, force_terminal=terminal, width=200))
+    said = out.getvalue()
+    assert "Others reach it at http://192.0.2.9:8000\n" in said
+    assert "token" not in said
+    rows = [line for line in said.splitlines() if set(line) & set("█▀▄")]
+    assert bool(rows) is terminal
+    if terminal:  # the terminal is dark, what is printed light
+        dots = [[{"█": (0, 0), "▀": (0, 1), "▄": (1, 0), " ": (1, 1)}[c] for c in row] for row in rows]
+        half = np.array([[[d[h] for d in row] for h in (0, 1)] for row in dots], np.uint8).reshape(2 * len(rows), -1)
+        image = np.kron((1 - half) * np.uint8(255), np.ones((8, 8), np.uint8))
+        text, _, _ = cv2.QRCodeDetector().detectAndDecode(image)
+        assert text.startswith("http://192.0.2.9:8000/?token=")
+        entry = People.of(config.access).enter(text.partition("token=")[2])
+        assert entry is not None
+        assert entry.role is Role.CONTROL
+
+
+def test_this_machines_browser_comes_in_by_itself() -> None:
+    config = Config(host="0.0.0.0", port=8000, access=Access(TOKENS))
+    page = own_page(config, Door(People.of(config.access), 8000))
+    assert page.startswith("http://localhost:8000/?token=")
+    entry = People.of(config.access).enter(page.partition("token=")[2])
+    assert entry is not None
+    assert entry.role is Role.ADMIN
+    assert own_page(Config(port=8000), Door(People(), 8000)) == "http://127.0.0.1:8000"
 
 
 def test_links() -> None:

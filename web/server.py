@@ -168,15 +168,18 @@ def own_page(config: Config, door: Door) -> str:
 
 
 def welcome(config: Config, door: Door, console: Console) -> None:
-    """The way in for a phone: a QR code in the terminal, for whoever stands before it."""
+    """How others come in; in a terminal also the way for a phone, a QR code for whoever stands before it."""
     try:
-        link = invite.link(config, door, Role.CONTROL, invite.TERMINAL_S)
+        place = invite.base(config)
     except RefusalError as error:
         log.warning("%s", error)
         return
-    until = "" if door.people.open else f", for {invite.TERMINAL_S / 3600:.0f} hours, as control"
-    console.print(f"A phone comes in with this{until}:", highlight=False)
-    console.print(invite.terminal(link) if console.is_terminal else link, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Others reach it at {place}", highlight=False, soft_wrap=True)
+    if console.is_terminal:  # a file would keep the code
+        until = "" if door.people.open else f", for {invite.TERMINAL_S / 3600:.0f} hours, to control"
+        console.print(f"This lets a phone in{until}:", highlight=False)
+        link = invite.link(config, door, Role.CONTROL, invite.TERMINAL_S)
+        console.print(invite.terminal(link), highlight=False, soft_wrap=True, markup=False)
 
 
 async def told_in_lines(supervisor: Supervisor) -> None:
