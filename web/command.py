@@ -145,8 +145,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Opens a page on which your camera, your screen or a file is painted live. Ctrl-C stops it."""
     from web import serve as server
-    from web.network import EPHEMERAL, Network, ports
     from web.config import Access, Https, Logs
+    from web.network import EPHEMERAL, Network, ports
 
     check_engine(engine, precision)
     pixels = sides(size) if size else None
