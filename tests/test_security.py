@@ -29,17 +29,18 @@ from webrig import SDP, WATCHES, Room, Served, flat, served, together
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from web import certificates, invite, jpeg
+from web import certificates, invite, jpeg, sockets
 from web.access import Role
+from web.app import STOP_S
 from web.auth import Places, origin
 from web.config import Access, Config, Https
 from web.door import TRIES, Door
 from web.errors import RefusalError, ServeError
 from web.messages import BODY_LIMIT, MESSAGE_LIMIT, MESSAGES_A_SECOND, PICTURE
 from web.people import People, Token
-from web.rtc import Peer
+from web.rtc import Limits, Peer
 from web.serve import PASS_THROUGH, bind, settled
-from web.server import own_page, welcome
+from web.server import GRACE_S, own_page, welcome
 from web.sessions import STANDING
 from web.waiting import NOTICE_S
 
@@ -94,6 +95,16 @@ LEAST = {
     ("POST", "/api/clips/plan"): Role.VIEW, ("GET", "/v1/videos"): Role.VIEW, ("POST", "/v1/videos"): Role.CONTROL,
     ("GET", "/v1/videos/x"): Role.VIEW, ("DELETE", "/v1/videos/x"): Role.CONTROL,
     ("POST", "/v1/videos/x/cancel"): Role.CONTROL, ("POST", "/v1/videos/x/resume"): Role.CONTROL,
+    ("GET", "/api/sessions"): Role.VIEW, ("PUT", "/api/sessions/{live}"): Role.ADMIN, ("GET", "/api/ice"): Role.VIEW,
+    ("GET", "/api/sources"): Role.ADMIN, ("PUT", "/api/sessions/{live}/source"): Role.ADMIN,
+    ("GET", "/api/outputs"): Role.ADMIN, ("GET", "/api/sessions/{live}/outputs"): Role.ADMIN,
+    ("POST", "/api/sessions/{live}/outputs"): Role.ADMIN, ("DELETE", "/api/sessions/{live}/outputs/x"): Role.ADMIN,
+    ("GET", "/api/sessions/{live}/snapshot.png"): Role.VIEW, ("GET", "/api/presets"): Role.VIEW,
+    ("PUT", "/api/presets/x"): Role.CONTROL, ("DELETE", "/api/presets/x"): Role.CONTROL,
+    ("POST", "/api/sessions/{live}/morph"): Role.CONTROL, ("GET", "/api/beat"): Role.VIEW,
+    ("PUT", "/api/beat"): Role.CONTROL, ("POST", "/api/beat/tap"): Role.CONTROL, ("PUT", "/api/midi"): Role.CONTROL,
+    ("POST", "/whip/{live}"): Role.CONTROL, ("POST", "/whep/nobody"): Role.VIEW,
+    ("DELETE", "/whip/{live}/x"): Role.CONTROL, ("DELETE", "/whep/{live}/x"): Role.VIEW,
 }  # fmt: skip
 BODIES = {"/api/sessions": OFFER, "/api/loras": {"strengths": {}}, "/v1/videos": {"prompt": "x"},
           "/api/sessions/{live}/viewers": OFFER | {"sdp": WATCHES}, "/api/clips/plan": {"prompt": "x"}}  # fmt: skip
@@ -112,7 +123,9 @@ def test_every_role_may_do_what_it_may_and_nothing_more(server: Served, asked: t
         if "own" in path:
             own = server.http.post("/api/sessions", json=OFFER, headers=bearer(CONTROL)).json()["id"]
         body = BODIES.get(path, {"settings": {}}) if method in ("POST", "PUT", "PATCH") else None
-        answer = server.http.request(method, path.format(live="live", own=own), json=body, headers=headers)
+        sdp = {"content": SDP, "headers": headers | {"content-type": "application/sdp"}}
+        sent: dict[str, Any] = sdp if path.startswith("/wh") and body else {"json": body, "headers": headers}
+        answer = server.http.request(method, path.format(live="live", own=own), **sent)
         refused = 401 if role is Role.NOBODY else 403
         if role < least:
             assert answer.status_code == refused, (role, answer.text)
@@ -148,6 +161,30 @@ def test_a_websocket_asks_for_a_role_as_well(server: Served) -> None:
 
 def socketed(server: Served, **more: Any) -> ClientConnection:
     return connect(f"ws://127.0.0.1:{server.port}/api/sessions/ws", compression=None, **more)
+
+
+def test_what_this_machine_sees_is_for_admins(server: Served) -> None:
+    """An address among the sources makes this server ask there (SSRF)."""
+    for source in ("screen", "camera", "http://169.254.169.254/latest/meta-data", "rtsp://10.0.0.1/", "/etc/passwd"):
+        asked = {"sdp": WATCHES, "source": source}
+        answer = server.http.post("/api/sessions", json=asked, headers=bearer(CONTROL))
+        assert (answer.status_code, "needs the role admin" in answer.json()["error"]) == (403, True), source
+        with socketed(server, additional_headers=bearer(CONTROL)) as ws:
+            ws.send(json.dumps({"type": "hello", "source": source}))
+            assert json.loads(ws.recv(5))["status"] == 403
+    assert len(server.house.sessions) == 0
+
+
+def test_a_viewer_that_asks_for_control_must_have_it(server: Served) -> None:
+    server.call(server.house.sessions.stand, "live", "page")
+    asked = {"sdp": WATCHES, "control": True}
+    assert server.http.post("/api/sessions/live/viewers", json=asked, headers=bearer(VIEW)).status_code == 403
+    assert server.http.post("/api/sessions/live/viewers", json=asked, headers=bearer(CONTROL)).status_code == 201
+    place = f"ws://127.0.0.1:{server.port}/api/control?session=live"
+    with connect(place, compression=None, additional_headers=bearer(VIEW)) as ws:
+        assert json.loads(ws.recv(5))["type"] == "hello"
+        ws.send(json.dumps({"type": "settings", "changes": {"prompt": "mine"}}))
+        assert "only looks on" in error_on(ws)
 
 
 def test_who_only_looks_changes_nothing_even_with_the_id(server: Served) -> None:
@@ -453,6 +490,16 @@ def error_on(ws: ClientConnection) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- S4: the end
+
+
+def test_s4_the_times_are_those_of_the_table() -> None:
+    """That they are kept to is tested where they are kept: tests/test_rtc.py, tests/test_web.py."""
+    limits = Limits()
+    assert limits.connect_s <= 10
+    assert max(limits.silent_s, limits.idle_s) <= 6
+    assert sockets.HELLO_S <= 10
+    assert sockets.IDLE_S <= 6
+    assert STOP_S + GRACE_S + 0.1 < 5, "a pause of uvicorn's own is between them"
 
 
 @pytest.fixture

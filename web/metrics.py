@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STATES = ("painting", "starting", "restarting", "failed", "stopping")  # of a session
 WORKER = ("starting", "ready", "restarting", "failed", "stopped")
+OUTPUTS = ("starting", "running", "waiting", "stopped")
 DROPS = {"overwritten_in": "in", "overwritten_out": "out", "skipped": "skipped", "failed": "failed"}
 REASONS = {401: "token", 403: "role", 404: "gone", 422: "settings", 429: "rate", 503: "full"}  # by HTTP status
 ENGINE_S = (0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.5, 1, 5)
@@ -116,6 +117,8 @@ class Now(Collector):
         all_of, worker = list(self._sessions), self._sessions.world.supervisor
         yield gauges("livebrush_sessions", "Sessions by state.", "state", STATES, Tally(s.state for s in all_of))
         yield gauges("livebrush_worker", "1 for the state of the worker.", "state", WORKER, {worker.state: 1})
+        sinks: Tally[str] = Tally(output.state for s in all_of for output in s.outputs.facts())
+        yield gauges("livebrush_outputs", "Outputs by state.", "state", OUTPUTS, sinks)
         values = {
             "livebrush_sessions_standing": ("Sessions that have a name.", len(self._sessions.standing)),
             "livebrush_sessions_limit": ("Sessions of pages at once.", self._sessions.limit),

@@ -149,7 +149,7 @@ class Session:
         self.viewers: dict[str, Page] = {}
         self.last_input = self.since = world.clock()
         self.ends_at: float | None = None  # by the same clock, while others wait
-        self._counted, self._moved = Counts(), dict[str, int]()  # of what is in the figures already
+        self._counted, self._moved = Counts(), dict[Page, dict[str, int]]()  # what is in the figures already
         self._world, self._meter = world, Meter(world.clock)
         self._wishes = Wishes(settings, self._apply)
         self._stream: Stream | None = None
@@ -513,13 +513,12 @@ class Session:
     def _count(self) -> None:
         """What came to be since the last time goes into the figures."""
         if self._stream is not None:
-            now = self._stream.counts
-            self._world.figures.dropped(self._counted, now)
-            self._counted = now
-        if self.page is not None:
-            moved = self.page.link.statistics().get("bytes", {})
-            self._world.figures.moved(self._moved, moved)
-            self._moved = moved
+            before, self._counted = self._counted, self._stream.counts
+            self._world.figures.dropped(before, self._counted)
+        moved = {page: page.link.statistics().get("bytes", {}) for page in self._pages()}
+        for page, now in moved.items():
+            self._world.figures.moved(self._moved.get(page, {}), now)
+        self._moved = moved
 
     def tell_frames(self) -> None:
         """Now and then: when the pictures that were sent were captured."""
