@@ -454,3 +454,25 @@ async def test_an_offer_like_that_of_obs_is_answered(server: Served, ssrcs: str)
     assert "a=candidate:" in audio
     assert "m=application" not in answer.text
     assert server.http.delete(answer.headers["location"]).status_code == 200
+
+
+async def test_one_of_several_sizes_is_taken_where_a_publisher_simulcasts_unasked(server: Served) -> None:
+    chance = random.Random(8853)
+    client = obs()
+    async with calling(server.url, "/whip/live", client):
+        dtls = client.transceiver.sender.transport
+        send = dtls._send_rtp
+
+        async def twice(data: bytes) -> None:
+            await send(data)
+            if data[1] & 0x7F not in range(64, 96):  # no RTCP
+                ssrc = (int.from_bytes(data[8:12]) ^ 1).to_bytes(4)
+                number = (int.from_bytes(data[2:4]) + 1 & 0xFFFF).to_bytes(2)
+                await send(data[:2] + number + data[4:8] + ssrc + data[12:20] + chance.randbytes(len(data) - 20))
+
+        dtls._send_rtp = twice  # type: ignore[method-assign]
+        link: Any = server.house.sessions.find("live").publishing.by.link  # type: ignore[union-attr]
+        before = link.statistics()["in"]
+        await until(lambda: link.statistics()["in"]["frames"] > before["frames"] + 40)
+        after = link.statistics()["in"]
+        assert (after["damaged"], after["lost"]) == (before["damaged"], before["lost"])
