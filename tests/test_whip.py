@@ -21,6 +21,7 @@ from stream.frame import Frame
 from stream.settings import Settings
 from web import publishing
 from web.auth import FRAGMENT, SDP
+from web.config import Access
 from web.errors import RefusalError
 from web.fragment import Fragment
 from web.media.ice import CANDIDATES
@@ -43,11 +44,16 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def worker() -> FakeSupervisor:
+    """Paints the negative, as large as the pictures that tell their number."""
+    spec = ModelSpec("fake", "fake", settings=Settings.checked(width=SIDE, height=SIDE))
+    return FakeSupervisor(spec, paints=True)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Served]:
     network = Network(("stun:127.0.0.1:9",), ("turn:127.0.0.1:9?transport=udp",), "secret", public_ip="192.0.2.7")
-    worker = FakeSupervisor(ModelSpec("fake", "fake", settings=Settings.checked(width=SIDE, height=SIDE)), paints=True)
-    with served(real=True, worker=worker, limit=4, network=network) as server:
+    with served(real=True, worker=worker(), limit=4, network=network) as server:
         yield server
 
 
@@ -69,6 +75,15 @@ def viewer() -> Client:
 def unpainted(frame: Frame) -> int:
     """The number of the picture that the fake worker made the negative of."""
     return number_of(255 - frame.image)
+
+
+async def standing_still(client: Client) -> int:
+    """The number of the picture that is sent again and again."""
+    numbers = [unpainted(await client.next()) for _ in range(3)]
+    async with asyncio.timeout(5):
+        while len(set(numbers[-3:])) > 1:
+            numbers.append(unpainted(await client.next()))
+    return numbers[-1]
 
 
 async def offer(client: Client) -> str:
@@ -137,8 +152,7 @@ async def test_a_publisher_that_comes_back_finds_settings_and_viewers(server: Se
             facts = server.http.get("/api/sessions/stage").json()
             assert facts["notice"] == "nobody publishes to /whip/stage; the session ends after 60 s without"
             assert (facts["state"], facts["viewers"]) == ("painting", 1)
-            last = unpainted(await watching.client.next())  # the last picture stays
-            assert unpainted(await watching.client.next()) == last
+            last = await standing_still(watching.client)
             async with calling(server.url, "/whip/stage", obs()):
                 await until(lambda: unpainted(watching.client.frames[-1][1]) != last)
                 facts = server.http.get("/api/sessions/stage").json()
@@ -454,3 +468,91 @@ async def test_an_offer_like_that_of_obs_is_answered(server: Served, ssrcs: str)
     assert "a=candidate:" in audio
     assert "m=application" not in answer.text
     assert server.http.delete(answer.headers["location"]).status_code == 200
+
+
+async def test_one_of_several_sizes_is_taken_where_a_publisher_simulcasts_unasked(server: Served) -> None:
+    chance = random.Random(8853)
+    client = obs()
+    async with calling(server.url, "/whip/live", client):
+        dtls = client.transceiver.sender.transport
+        send = dtls._send_rtp
+
+        async def twice(data: bytes) -> None:
+            await send(data)
+            if data[1] & 0x7F not in range(64, 96):  # no RTCP
+                ssrc = (int.from_bytes(data[8:12]) ^ 1).to_bytes(4)
+                number = (int.from_bytes(data[2:4]) + 1 & 0xFFFF).to_bytes(2)
+                await send(data[:2] + number + data[4:8] + ssrc + data[12:20] + chance.randbytes(len(data) - 20))
+
+        link: Any = server.house.sessions.find("live").publishing.by.link  # type: ignore[union-attr]
+        await until(lambda: link.statistics()["in"]["frames"])  # the first that comes is the one
+        dtls._send_rtp = twice  # type: ignore[method-assign]
+        before = link.statistics()["in"]
+        await until(lambda: link.statistics()["in"]["frames"] > before["frames"] + 40)
+        after = link.statistics()["in"]
+        assert (after["damaged"], after["lost"]) == (before["damaged"], before["lost"])
+
+
+# ------------------------------------------------------------------------------------------- who may
+
+
+TOKENS = {role: f"{role}-secret-of-the-tests" for role in ("view", "control", "admin")}
+STAGE = "https://stage.example"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Served]:
+    access = Access(tokens=tuple(f"{role}:{secret}" for role, secret in TOKENS.items()), origins=(STAGE,))
+    with served(real=True, worker=worker(), access=access) as server:
+        yield server
+
+
+async def test_tokens_say_who_may_publish_watch_and_steer(guarded: Served) -> None:
+    sends, watches, http = await offer(obs()), await offer(viewer()), guarded.http
+
+    def post(path: str, sdp: str, role: str | None) -> int:
+        headers = {"Content-Type": SDP} | ({} if role is None else bearer(role))
+        return http.post(path, content=sdp, headers=headers).status_code
+
+    assert [post("/whip/live", sends, role) for role in (None, "view")] == [401, 403]
+    assert not guarded.house.sessions.standing
+    async with calling(guarded.url, "/whip/live", obs(), token=TOKENS["control"]) as publisher:
+        assert post("/whep/live", watches, None) == 401
+        assert http.delete(publisher.place).status_code == 401
+        assert http.delete(publisher.place, headers=bearer("view")).status_code == 403
+        async with calling(guarded.url, "/whep/live", viewer(), token=TOKENS["view"]) as watching:
+            assert http.delete(watching.place).status_code == 401
+            assert (await watching.restart()).status_code == 200
+        wanted = {"sdp": watches, "control": True}
+        assert http.post("/api/sessions/live/viewers", json=wanted, headers=bearer("view")).status_code == 403
+        assert http.post("/api/sessions/live/viewers", json=wanted, headers=bearer("control")).status_code == 201
+        listed = {role: http.get("/api/sessions", headers=bearer(role)).json()["sessions"] for role in TOKENS}
+        assert [listed[role][0]["id"] is None for role in ("view", "control", "admin")] == [True, True, False]
+        assert http.get("/api/sessions").status_code == 401
+        assert http.put("/api/sessions/x", json={}, headers=bearer("control")).status_code == 403
+        assert http.get("/api/ice").status_code == 401
+        assert http.get("/api/ice", headers=bearer("view")).status_code == 200
+
+
+async def test_other_sites_may_where_they_are_allowed(guarded: Served) -> None:
+    sends, http = await offer(obs()), guarded.http
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    for path in ("/whip/live", "/whep/live", "/whip/live/secret", "/whep/live/secret"):
+        allowed = http.options(path, headers=asks | {"Origin": STAGE})
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, STAGE)
+        assert "Authorization" in allowed.headers["access-control-allow-headers"]
+        assert {"POST", "PATCH", "DELETE"} <= set(allowed.headers["access-control-allow-methods"].split(", "))
+        assert http.options(path, headers=asks | {"Origin": "https://evil.example"}).status_code == 403
+    crossing = {"Content-Type": SDP, "Sec-Fetch-Site": "cross-site"} | bearer("control")
+    assert (
+        http.post("/whip/live", content=sends, headers=crossing | {"Origin": "https://evil.example"}).status_code == 403
+    )
+    assert http.post("/whip/live", content=sends, headers=crossing).status_code == 403
+    made = http.post("/whip/live", content=sends, headers=crossing | {"Origin": STAGE})
+    assert (made.status_code, made.headers["access-control-allow-origin"]) == (201, STAGE)
+    assert "Location" in made.headers["access-control-expose-headers"]
+    assert http.delete(made.headers["location"], headers=bearer("control") | {"Origin": STAGE}).status_code == 200
+
+
+def bearer(role: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKENS[role]}"}

@@ -192,6 +192,8 @@ class Guard:
 
     def _role(self, scope: Scope) -> Role:
         """Who asks; RefusalError where it is nobody, unless that is open to everybody."""
+        if scope.get("method") == "OPTIONS" and is_whip(scope["path"]):
+            return Role.NOBODY  # browsers ask without a token whether they may send one
         role = self._door.role(HTTPConnection(scope))
         if role is Role.NOBODY and scope["path"] not in OPEN and not scope["path"].startswith("/static/"):
             raise refusal(role, Role.VIEW)
@@ -215,7 +217,7 @@ class Guard:
         asks = (
             scope["type"] == "websocket" or scope["path"].startswith(("/api/", "/v1/")) or scope["method"] in WITH_BODY
         )
-        if asks and headers.get("sec-fetch-site") == "cross-site":
+        if asks and headers.get("sec-fetch-site") == "cross-site" and origin not in self._places.origins:
             raise RefusalError(403, f"the request comes from another site: use the page at {self._places}")
 
 
@@ -239,9 +241,14 @@ def kind_of(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def is_whip(path: str) -> bool:
+    """Whether WHIP or WHEP is spoken there."""
+    return path.split("/")[1] in ("whip", "whep")
+
+
 def kind_for(path: str) -> str:
     """The type of the body that is sent to that path."""
-    if not path.startswith(("/whip", "/whep")):
+    if not is_whip(path):
         return JSON
     return FRAGMENT if path.count("/") > 2 else SDP
 

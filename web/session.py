@@ -306,13 +306,13 @@ class Session:
     async def publish(self, sdp: str) -> tuple[Publisher, str]:
         """Connects whoever brings the picture by WHIP, and the answer's SDP. RefusalError (409) where somebody does, or
         another source brings it; OfferError where the offer is bad."""
-        if self.source != "whip":
+        if self._first_source != "whip":
             told = f"session {self.name!r} takes its picture from {self.source}: publish to another name"
             raise RefusalError(409, told)
 
         async def connect(left: Callable[[str], None]) -> tuple[Link, str]:
             link, answer = await self._world.answers(
-                sdp, receive=self.receive, pictures=None, control=None, on_closed=left, shape=self.shape,
+                sdp, receive=self._published, pictures=None, control=None, on_closed=left, shape=self.shape,
                 sound=self.sound,
             )  # fmt: skip
             await self._still_open(link)
@@ -376,6 +376,11 @@ class Session:
         """A picture of the page, which is left aside while the session takes another source."""
         self.last_input = self._world.clock()
         if self.source == "page":
+            self.receive(frame)
+
+    def _published(self, frame: Frame) -> None:
+        """A picture of the publisher, which is left aside likewise."""
+        if self.source == "whip":
             self.receive(frame)
 
     def _take(self) -> None:

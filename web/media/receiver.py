@@ -6,6 +6,7 @@ Of the stock class remain: codecs, RTX, statistics, receiver reports.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -31,6 +32,7 @@ TIME_BASE = Fraction(1, 90000)
 Shape = Callable[[], tuple[int, int, Fit]]
 BEHIND_MS = 10_000  # in which the quickest frame is looked for
 
+QUIET_S = 1.0  # a stream of which nothing came for so long may be followed by another one
 NTP_TO_UNIX_S = 2_208_988_800  # from 1900 to 1970
 
 
@@ -74,7 +76,7 @@ class LiveReceiver(RTCRtpReceiver):
         self._behind = Least(BEHIND_MS)
         self._rgb = ToRgb()
         self._pts = Unwrap(32)
-        self._ssrc = 0
+        self._ssrc, self._heard = 0, float("-inf")
         self._tick: asyncio.TimerHandle | None = None
         self._asking: asyncio.Future[None] | None = None
         limits = Limits.of(*EXPECTED)
@@ -106,7 +108,7 @@ class LiveReceiver(RTCRtpReceiver):
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         await super()._handle_rtcp_packet(packet)
-        if isinstance(packet, RtcpSrPacket):
+        if isinstance(packet, RtcpSrPacket) and packet.ssrc == self._ssrc:
             info = packet.sender_info
             self.clock.report(info.ntp_timestamp, self._pts.near(info.rtp_timestamp))
         elif isinstance(packet, RtcpByePacket):
@@ -115,12 +117,23 @@ class LiveReceiver(RTCRtpReceiver):
     async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         codec = inner(self, RTCRtpReceiver, "codecs").get(packet.payload_type)
         if codec is not None and codec.name != "rtx":
+            if self._is_foreign(packet.ssrc):
+                return
             self.codec, self._ssrc = codec.name, packet.ssrc
         if isinstance(packet.extensions, Extensions):
             self.colours = packet.extensions.colour_space
         await super()._handle_rtp_packet(packet, arrival_time_ms)
         if self.nacks.missing and self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(TICK_S, self._ticked)
+
+    def _is_foreign(self, ssrc: int) -> bool:
+        """Whether it is of another stream than the one that comes: a sender that simulcasts unasked sends its picture
+        in several sizes, and decoded together they are none."""
+        now = time.monotonic()
+        if ssrc != self._ssrc and now - self._heard < QUIET_S:
+            return True
+        self._heard = now
+        return False
 
     def _ticked(self) -> None:
         """While packets are missing: asks for them, and gives up what is too late."""
