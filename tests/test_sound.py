@@ -14,8 +14,9 @@ import av
 import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from media import coded, number
 from rtc_client import Client
-from test_rtc import SIDE, needs_address, number_of, numbered
+from test_rtc import needs_address
 from webrig import FakeStream, FakeSupervisor
 
 from stream.frame import Frame, Image
@@ -196,7 +197,8 @@ def test_by_the_reports_sound_and_picture_are_put_side_by_side() -> None:
 
 # ------------------------------------------------------------------------------------ sound and picture, real sockets
 
-FPS = 30
+FPS = 20
+SIZE = 128, 64
 WITHIN_MS = 45  # of sound against picture: ITU-R BT.1359 and EBU R37 have -125 to 45, as sound first is noticed sooner
 BEEPS = 5
 
@@ -309,8 +311,8 @@ class Scene:
         self.painter = Painter(delay_s, steps)
         self.painter.start()
         self.sessions = Sessions(self.painter, limit=1, answers=Peer.answer)  # type: ignore[arg-type]
-        self.session = self.sessions.admit({"width": SIDE, "height": SIDE}, "page", None, lambda: None)
-        self.camera, self.viewer = Client(numbered, fps=FPS, watch=False), Client()
+        self.session = self.sessions.admit({"width": SIZE[0], "height": SIZE[1]}, "page", None, lambda: None)
+        self.camera, self.viewer = Client(lambda number: coded(number % 256, SIZE), fps=FPS, watch=False), Client()
         self.microphone, self.ear, self.began = Microphone(), Ear(), 0.0
 
     async def __aenter__(self) -> Scene:
@@ -347,10 +349,22 @@ class Scene:
         off = float(np.median([beep % 1 for beep in beeps]) - np.median(ways))
         return ((off + 0.5) % 1 - 0.5) * 1000
 
-    def taken(self, image: Image) -> float | None:
-        """When the picture was taken, by its number, in `time.monotonic()`; None where that cannot be read."""
-        at = self.camera.sent_at.get(number_of(image))
-        return None if at is None else at / 1000 - (time.time() - time.monotonic())
+    def taken(self, image: Image) -> float:
+        """When the picture was taken, by its number, in `time.monotonic()`."""
+        newest = max(self.camera.sent_at)
+        return self.camera.sent_at[newest - (newest - number(image)) % 256] / 1000 - (time.time() - time.monotonic())
+
+    def told_ms(self) -> float:
+        """By the sender reports alone, as a browser does it: how much later sound is than what came with it."""
+        video, audio = self.viewer.receiver, self.viewer.connection.audio()[0][2]
+        pictures = [(video.clock.ms(frame.pts), at) for at, frame in self.viewer.frames[-20:]]
+        packets = [
+            (audio.moments.clock.ms(ticks), at) for ticks, at in zip(self.ear.ticks, self.ear.arrived, strict=True)
+        ]
+        behind = [
+            np.median([at * 1000 - (ms or float("nan")) for ms, at in some]) for some in (pictures, packets[-20:])
+        ]
+        return float(behind[1] - behind[0])
 
     async def measured_ms(self, beeps: int) -> float:
         since, before = time.monotonic(), len(self.ear.beeps)
@@ -389,11 +403,6 @@ async def test_a_slower_engine_is_followed_without_a_gap_and_the_viewers_clocks_
         await asyncio.sleep(2.5)
         await in_step(scene)
         assert set(np.diff(scene.ear.ticks)) == {PIECE}
-        video, audio = scene.viewer.receiver, scene.viewer.connection.audio()[0][2]
-        seen = next((at, f) for at, f in reversed(scene.viewer.frames))
-        shown = video.clock.ms(seen[1].pts)
-        heard = audio.moments.clock.ms(scene.ear.ticks[-1])
-        assert shown is not None
-        assert heard is not None
-        told = (heard - shown) - (scene.ear.arrived[-1] - seen[0]) * 1000
-        assert abs(told) < WITHIN_MS  # by the reports they belong together as they arrived
+        async with asyncio.timeout(10):
+            while not abs(scene.told_ms()) <= WITHIN_MS:  # each report is newer, and a busy machine sends some late
+                await asyncio.sleep(0.5)
