@@ -383,6 +383,7 @@ async def in_step(scene: Scene) -> None:
 
 
 @needs_address
+@pytest.mark.alone
 @pytest.mark.parametrize(("delay_ms", "steps"), [(0, 1), (50, 4), (200, 2)])
 async def test_what_a_publisher_took_together_is_seen_and_heard_together(delay_ms: float, steps: int) -> None:
     async with Scene(delay_ms / 1000, steps) as scene:
@@ -395,6 +396,7 @@ async def test_what_a_publisher_took_together_is_seen_and_heard_together(delay_m
 
 
 @needs_address
+@pytest.mark.alone
 async def test_a_slower_engine_is_followed_without_a_gap_and_the_viewers_clocks_say_the_same() -> None:
     async with Scene(0.03, 1) as scene:
         await scene.begin()
