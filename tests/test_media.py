@@ -742,6 +742,15 @@ def test_capture_times_come_from_sender_reports() -> None:
     assert clock.ms(900_000 - 9000) == pytest.approx(unix_s * 1000 - 100, abs=0.01)
 
 
+def test_a_report_that_is_late_does_not_move_the_clock_and_a_clock_that_was_set_does() -> None:
+    clock = CaptureClock()
+    for k, late_ms in enumerate([0, 80, 1, 0, 90, 2]):
+        clock.report(int((1000 + k + late_ms / 1000 + 2_208_988_800) * 2**32), k * 90_000)
+    assert clock.ms(0) == pytest.approx(1_000_000, abs=2)
+    clock.report((5000 + 2_208_988_800) * 2**32, 7 * 90_000)
+    assert clock.ms(7 * 90_000) == pytest.approx(5_000_000, abs=0.1)
+
+
 def test_the_time_base_of_pictures_is_that_of_rtp() -> None:
     frame = encode.video_frame(np.zeros((96, 64), np.uint8), 90_000, key=False)
     assert frame.pts * frame.time_base == Fraction(1)

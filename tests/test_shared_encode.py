@@ -312,6 +312,7 @@ async def cost_ms(viewers: int, frames: int = 60) -> float:
 
 
 @needs_address
+@pytest.mark.alone
 async def test_c3_one_more_viewer_costs_little() -> None:
     """<= 2 ms of processor time for a picture, here with all that the viewer itself does but decoding."""
     found = []

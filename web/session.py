@@ -411,6 +411,7 @@ class Session:
         self._stream.put(frame)
         if not self._painting:
             self._show(frame)
+            self.sound.shown(frame.captured_at)
 
     def painted(self, picture: Painted) -> None:
         """The worker painted one."""
@@ -418,13 +419,14 @@ class Session:
         server_ms = self._meter.left(picture.frame.captured_at, picture.engine_ms)
         self._world.figures.left(picture.engine_ms, server_ms)
         self._show(picture.frame)
+        if not (picture.repeated or picture.primed):  # else it is of another moment than its frame
+            self.sound.shown(picture.frame.captured_at)
 
     def _show(self, frame: Frame) -> None:
         captured_ms = None  # of a source on the server the page's clock says nothing
         if self.page is not None and self.source == "page":
             captured_ms = self.page.link.captured_ms(frame.pts)
         self.pictures.show(frame, captured_ms=captured_ms)
-        self.sound.shown(frame.captured_at)
 
     def _show_input(self) -> None:
         """No painted pictures come any more: the newest input at once, and what follows it."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
+from statistics import median
 
 import av
 from aiortc.rtcdtlstransport import RTCDtlsTransport
@@ -30,34 +32,45 @@ from web.media.rate import EXPECTED, Limits
 
 TIME_BASE = Fraction(1, 90000)
 Shape = Callable[[], tuple[int, int, Fit]]
-BEHIND_MS = 10_000  # in which the quickest frame is looked for
+QUICKEST_MS = 10_000  # in which the quickest frame is looked for
+REPORTS = 7  # whose median counts
+ANOTHER_MS = 500  # off by more: the sender's clock was set, or it is another stream
 
 QUIET_S = 1.0  # a stream of which nothing came for so long may be followed by another one
 NTP_TO_UNIX_S = 2_208_988_800  # from 1900 to 1970
 
 
 class CaptureClock:
-    """The sender's wall clock for an RTP timestamp, from its newest sender report (RFC 3550 section 6.4.1)."""
+    """The sender's wall clock for an RTP timestamp, from its sender reports (RFC 3550 section 6.4.1).
+
+    Some senders report when a packet was sent, and not when its picture was taken: of a busy one, a report alone may be
+    off by tens of milliseconds. The median of the newest counts.
+    """
 
     def __init__(self, rate: int = 90_000) -> None:
         """`rate`: ticks a second of the timestamps."""
-        self._pair: tuple[float, int] | None = None
+        self._origins = deque[float](maxlen=REPORTS)
         self._rate = rate
+
+    @property
+    def origin_ms(self) -> float | None:
+        """When the timestamp was 0; None before the first report."""
+        return median(self._origins) if self._origins else None
 
     def report(self, ntp: int, pts: int) -> None:
         """`ntp` in 1/2**32 s since 1900, and the timestamp of the same moment."""
-        self._pair = (ntp / 2**32 - NTP_TO_UNIX_S) * 1000, pts
+        origin_ms = (ntp / 2**32 - NTP_TO_UNIX_S) * 1000 - pts * 1000 / self._rate
+        if self.origin_ms is not None and abs(origin_ms - self.origin_ms) > ANOTHER_MS:
+            self._origins.clear()
+        self._origins.append(origin_ms)
 
     def ms(self, pts: int) -> float | None:
         """Milliseconds since 1970; None before the first report."""
-        return None if self._pair is None else self._pair[0] + (pts - self._pair[1]) * 1000 / self._rate
+        return None if self.origin_ms is None else self.origin_ms + pts * 1000 / self._rate
 
 
 class LiveReceiver(RTCRtpReceiver):
-    """Video from one peer. `on_frame` gets the newest picture, on the event loop.
-
-    `behind_s`: from the sender's wall clock to our monotonic one and over the quickest way, for `Moments` of its sound.
-    """
+    """Video from one peer. `on_frame` gets the newest picture, on the event loop."""
 
     def __init__(self, transport: RTCDtlsTransport) -> None:
         super().__init__("video", transport)
@@ -72,8 +85,7 @@ class LiveReceiver(RTCRtpReceiver):
         self.received = 0
         self.decode_ms = 0.0
         self.colours: ColourSpace | None = None
-        self.behind_s: float | None = None
-        self._behind = Least(BEHIND_MS)
+        self._quickest, self._quickest_s = Least(QUICKEST_MS), 0.0
         self._rgb = ToRgb()
         self._pts = Unwrap(32)
         self._ssrc, self._heard = 0, float("-inf")
@@ -88,6 +100,12 @@ class LiveReceiver(RTCRtpReceiver):
             nack_generator=self.nacks,
             remote_bitrate_estimator=self.estimator,
         )
+
+    @property
+    def behind_s(self) -> float | None:
+        """From the sender's wall clock to our monotonic one, and over the quickest way; None before a report."""
+        origin_ms = self.clock.origin_ms
+        return None if origin_ms is None or not self.received else self._quickest_s - origin_ms / 1000
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
         """As the stock one, without its decoder thread."""
@@ -164,13 +182,9 @@ class LiveReceiver(RTCRtpReceiver):
         self.decode_ms += 0.1 * (decoded.ms - self.decode_ms)
         if self.on_frame is not None:
             pts = self._pts(decoded.encoded.timestamp)
-            self._note_way(pts, decoded.encoded.arrived)
+            arrived = decoded.encoded.arrived
+            self._quickest_s = self._quickest.add(round(arrived * 1000), arrived - float(pts * TIME_BASE))
             self.on_frame(Frame(decoded.image, pts, TIME_BASE, decoded.encoded.arrived))
-
-    def _note_way(self, pts: int, arrived: float) -> None:
-        captured_ms = self.clock.ms(pts)
-        if captured_ms is not None:
-            self.behind_s = self._behind.add(round(arrived * 1000), arrived - captured_ms / 1000)
 
     def _end(self) -> None:
         self.decoding.close()

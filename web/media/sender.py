@@ -6,6 +6,7 @@ Of the stock class remain: packets, RTX, history for NACKs, sender reports, roun
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 import av
@@ -123,7 +124,14 @@ class LiveSender(RTCRtpSender):
             self.seat.ask_key()
 
     def _note_sent(self) -> None:
-        """aiortc adds a random start to the timestamps, and keeps what it sent: by now that is of the last picture."""
+        """The last picture is on its way. Its timestamp, which aiortc gives a random start, is told to whoever asks.
+
+        Sender reports are to say when it was shown; aiortc's say when it was sent, and sound would be late by that.
+        """
+        if self._pts:
+            late_s = time.monotonic() - self._pts / 90_000
+            ntp = inner(self, RTCRtpSender, "ntp_timestamp") - int(late_s * 2**32)
+            set_inner(self, RTCRtpSender, ntp_timestamp=ntp)
         picture, self._handed_on = self._handed_on, None
         if picture is not None and picture.captured_ms is not None:
             self.times.append((inner(self, RTCRtpSender, "rtp_timestamp"), picture.captured_ms))

@@ -22,7 +22,8 @@ import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 RATE = 48_000  # of every Opus stream's clock (RFC 7587 section 4.1)
-SLEW = 0.1  # seconds a second by which the wait may change: browsers stretch sound by more without a click
+SLEW = 0.1, 0.25  # seconds a second by which the wait may change: browsers stretch sound by that without a click
+FAR_S = 0.1  # off by more: the faster one
 JUMP_S = 5.0  # off by more: the sender's clock has begun anew
 WAYS = 15  # pictures whose median is the way: half a second
 WAITING = 500  # packets that may wait for their moment, 10 s; then the oldest go
@@ -120,8 +121,9 @@ class Timeline:
         if self._lag is None or abs(target - self._lag) > JUMP_S:
             self._lag, self._anchor = target, round(wanted * RATE) - ticks
         else:
-            most = SLEW * max(0, ticks - self._ticks) / RATE
-            self._lag += min(max(target - self._lag, -most), most)
+            off = target - self._lag
+            most = SLEW[abs(off) > FAR_S] * max(0, ticks - self._ticks) / RATE
+            self._lag += min(max(off, -most), most)
         self._ticks = ticks
         return ticks / RATE + self._lag, ticks + self._anchor
 
