@@ -20,6 +20,8 @@ from stream.errors import SinkError
 from stream.frame import Frame
 from stream.settings import Settings
 from stream.sinks.live import recognise
+from tools.rows_sinks import r12
+from tools.stage import Stage
 from web.access import SCOPE, Role
 from web.errors import RefusalError
 from web.outputs import MOST
@@ -188,3 +190,15 @@ def test_the_command_line_says_what_is_no_output() -> None:
     assert "Syphon is of macOS" in refused("--output", "record:a.mp4", "--output", "syphon:X")
     with pytest.raises(SinkError):
         recognise("nonsense")
+
+
+# ------------------------------------------------------------------------------------------------- what others notice
+
+
+def test_stuck_failing_and_crashing_outputs_cost_the_peers_nothing(tmp_path: Path) -> None:
+    """Row R12. Taken anew where the machine was disturbed, twice at most, as in tests/browser/conftest.py."""
+    for _ in range(3):
+        row = r12(Stage(tmp_path, 4.0))
+        if row.holds:
+            return
+    raise AssertionError(f"{row.figure}: {row.hold}, got {row.value} {row.note}")
