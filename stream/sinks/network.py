@@ -44,7 +44,10 @@ HINTS = {
 
 
 class Sending(LiveSink):
-    """What PyAV sends itself."""
+    """What PyAV sends itself. Not every protocol of FFmpeg's heeds its timeout: a server that is silent counts as stuck
+    soon after it."""
+
+    opens_s = CONNECTS_S + 1
 
     def __init__(self, target: Target) -> None:
         self._target = target

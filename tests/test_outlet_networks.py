@@ -1,0 +1,215 @@
+"""Live sinks over the network, taken up by others: UDP by PyAV, RTMP, RTSP and SRT by ffmpeg, NDI by cyndilib."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from outlet_rig import SIZE, fed, free_port, picture, run, until
+
+from stream.sinks import live
+from stream.sinks.host import WAITS
+from stream.sinks.ndi import AVAHI
+
+SOON = ("-analyzeduration", "100000")  # microseconds that are looked at before the first picture
+FFMPEG = shutil.which("ffmpeg")
+NEEDED = pytest.mark.skipif(FFMPEG is None, reason="no ffmpeg here (CI has one)")
+
+
+class Listener:
+    """An ffmpeg that listens, and keeps how many pictures it decoded."""
+
+    def __init__(self, *options: str) -> None:
+        command = [str(FFMPEG), "-hide_banner", "-loglevel", "error", *SOON, *options, "-f", "framemd5", "-"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                         stdin=subprocess.DEVNULL, text=True)  # fmt: skip
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def pictures(self) -> int:
+        return sum(line.startswith("0,") for line in tuple(self.lines))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as out:
+            self.lines.extend(out)
+
+
+@contextmanager
+def listening(*options: str) -> Iterator[Listener]:
+    made = Listener(*options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+async def taken_up(url: str, *options: str, count: int = 10, again: bool = False) -> None:
+    """Nobody is there at first, which is told; then somebody is, and leaves, and comes `again`."""
+    async with fed(url) as sink:
+        await until(lambda: sink.host.state == "waiting")
+        assert re.search("refused|ended|error", sink.host.error, re.IGNORECASE), sink.host.error
+        with listening(*options) as listener:
+            await until(lambda: sink.host.state == "running")
+            await until(lambda: listener.pictures >= count)
+        if not again:
+            return
+        await until(lambda: sink.host.state == "waiting")
+        with listening(*options) as listener:
+            await until(lambda: listener.pictures >= count)
+
+
+# ------------------------------------------------------------------------------------------------- addresses
+
+
+def test_udp_is_taken_up_at_any_time_with_its_colours() -> None:
+    async def test() -> None:
+        port = free_port(socket.SOCK_DGRAM)
+        async with fed(f"udp://127.0.0.1:{port}") as sink:
+            await until(lambda: sink.host.frames >= 10)
+            seen: list[Any] = []
+
+            def take() -> None:
+                with av.open(f"udp://127.0.0.1:{port}", timeout=10) as container:
+                    for frame in container.decode(video=0):
+                        seen.append(frame.to_ndarray(format="rgb24", src_colorspace="ITU709"))
+                        if len(seen) >= 20:
+                            return
+
+            taking = threading.Thread(target=take)
+            taking.start()
+            await until(lambda: not taking.is_alive())
+            taking.join()
+        assert len(seen) == 20
+        greys = [int(image[50, 5, 0]) for image in seen]
+        known = sorted({int(picture(n)[50, 5, 0]) for n in range(28)})
+        assert all(min(abs(grey - k) for k in known) <= 5 for grey in greys)
+        assert len(set(greys)) > 10, "the picture moves"
+
+    run(test())
+
+
+@NEEDED
+def test_rtmp_waits_for_its_server_and_comes_back() -> None:
+    url = f"rtmp://127.0.0.1:{free_port()}/live/secret"
+    run(taken_up(url, "-listen", "1", "-i", url, again=True))
+
+
+@NEEDED
+def test_rtsp_waits_for_its_server() -> None:
+    url = f"rtsp://127.0.0.1:{free_port()}/painted"
+    run(taken_up(url, "-rtsp_flags", "listen", "-i", url))
+
+
+@pytest.mark.skipif(live.missing("srt") is not None, reason=f"{live.missing('srt')} (CI has one)")
+def test_srt_calls_a_listener() -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    run(taken_up(f"srt://127.0.0.1:{port}?connect_timeout=300", "-i", f"srt://127.0.0.1:{port}?mode=listener"))
+
+
+@pytest.mark.skipif(live.missing("srt") is not None, reason=f"{live.missing('srt')} (CI has one)")
+def test_srt_listens_until_somebody_calls() -> None:
+    async def test() -> None:
+        port = free_port(socket.SOCK_DGRAM)
+        async with fed(f"srt://127.0.0.1:{port}?mode=listener") as sink:
+            await until(lambda: sink.told)
+            assert sink.told == [("waiting", WAITS)]
+            with listening("-i", f"srt://127.0.0.1:{port}?mode=caller") as caller:
+                await until(lambda: sink.host.state == "running")
+                await until(lambda: caller.pictures >= 20)
+
+    run(test())
+
+
+def test_a_server_that_says_nothing_is_left() -> None:
+    """It takes the connection and is silent, as a firewall's or a stuck one's."""
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"rtmp://127.0.0.1:{silent.getsockname()[1]}/live/secret"
+            async with fed(url) as sink:
+                began = time.monotonic()
+                await until(lambda: sink.host.state == "waiting")
+                assert time.monotonic() - began < 12
+                assert "secret" not in sink.host.error
+
+    run(test())
+
+
+# ------------------------------------------------------------------------------------------------- NDI
+
+
+@pytest.fixture(scope="module")
+def avahi() -> None:
+    """avahi-daemon and dbus, through which NDI sources are found on Linux; they are left running for others."""
+    if sys.platform != "linux":
+        return
+    if AVAHI.exists():
+        return
+    for command in (["dbus-daemon", "--system", "--fork"], ["avahi-daemon", "-D"]):
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"no {command[0]} here (CI has one)")
+        Path("/run/dbus").mkdir(exist_ok=True)
+        subprocess.run(command, capture_output=True, timeout=10)
+    deadline = time.monotonic() + 5
+    while not AVAHI.exists():
+        if time.monotonic() > deadline:
+            pytest.skip("avahi-daemon does not start here: it takes root")
+        time.sleep(0.05)
+
+
+def test_ndi_is_found_and_received(avahi: None) -> None:
+    pytest.importorskip("cyndilib")
+    from cyndilib.finder import Finder
+    from cyndilib.receiver import Receiver
+    from cyndilib.video_frame import VideoFrameSync
+    from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
+
+    name = f"Livebrush {time.monotonic_ns() % 10_000}"
+
+    async def test() -> None:
+        async with fed(f"ndi:{name}") as sink:
+            await until(lambda: sink.host.state == "running")
+            with Finder() as finder:
+                await until(lambda: any(name in found for found in finder.get_source_names()))
+                (source,) = (finder.get_source(found) for found in finder.get_source_names() if name in found)
+                receiver = Receiver(color_format=RecvColorFormat.RGBX_RGBA, bandwidth=RecvBandwidth.highest)
+                frame = VideoFrameSync()
+                receiver.frame_sync.set_video_frame(frame)
+                receiver.set_source(source)
+                await until(receiver.is_connected)
+                greys: set[int] = set()
+
+                def several() -> bool:
+                    receiver.frame_sync.capture_video()
+                    if frame.xres != SIZE[0]:
+                        return False
+                    image = np.array(frame.get_array()).reshape(SIZE[1], SIZE[0], 4)
+                    greys.add(int(image[50, 5, 0]))
+                    return len(greys) >= 8
+
+                await until(several)
+                known = sorted({int(picture(n)[50, 5, 0]) for n in range(28)})
+                assert all(min(abs(grey - k) for k in known) <= 4 for grey in greys), greys
+                receiver.disconnect()
+
+    run(test())
