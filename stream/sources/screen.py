@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from typing import Any
 
@@ -57,13 +57,15 @@ class ScreenSource(Source):
         left, top, right, bottom = clipped(self._where(), self._grabber.monitors[0], self.name)
         try:
             shot = self._grabber.grab((left, top, right, bottom))
-        except ScreenShotError as error:
-            raise SourceError(f"{self.name} cannot be read ({error}): is the display still there?") from error
+        except (ScreenShotError, AssertionError) as error:  # mss asserts that the display answers
+            why = str(error) or "it does not answer"
+            raise SourceError(f"{self.name} cannot be read ({why}): is the display still there?") from error
         picture: Image = cv2.cvtColor(np.asarray(shot), cv2.COLOR_BGRA2RGB)
         return picture
 
     def close(self) -> None:
-        self._grabber.close()
+        with suppress(ScreenShotError):  # the display is gone, and there is nothing to let go of
+            self._grabber.close()
         self._where.close()
 
 
@@ -79,13 +81,17 @@ def clipped(box: Box, screen: dict[str, int], name: str) -> tuple[int, int, int,
 
 
 def opened() -> Any:
-    """mss on this display; SourceError where there is none."""
-    if why := desktop().unreadable():
+    """mss on this display; SourceError where there is none, or it may not be looked at."""
+    if why := desktop().missing():
         raise SourceError(f"the screen cannot be read: {why}")
     try:
-        return mss.MSS()
+        grabber = mss.MSS()
     except (ScreenShotError, OSError) as error:
         raise SourceError(f"the screen cannot be read ({error}): {_hint()}") from error
+    if why := desktop().blind():
+        grabber.close()
+        raise SourceError(f"the screen cannot be read: {why}")
+    return grabber
 
 
 def _hint() -> str:

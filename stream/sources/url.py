@@ -94,7 +94,7 @@ def connect(text: str) -> Source:
 
 def opened(text: str, scheme: str, opening: ExitStack) -> InputContainer:
     """The address, opened; SourceError where that cannot be. What else is to be closed goes to `opening`."""
-    given = SCHEMES[scheme]
+    given, began = SCHEMES[scheme], time.monotonic()
     try:
         try:
             return av.open(text, "r", options=QUICK | given, timeout=(OPEN_S, STALL_S), metadata_errors="replace")
@@ -103,7 +103,8 @@ def opened(text: str, scheme: str, opening: ExitStack) -> InputContainer:
             opening.callback(relay.close)
             return relayed(relay, shown(text))
     except (av.FFmpegError, OSError) as error:
-        raise SourceError(f"{shown(text)} cannot be opened ({reason(error)}): {HINT}") from None  # it has the password
+        why = "it does not answer" if time.monotonic() - began >= OPEN_S else reason(error)
+        raise SourceError(f"{shown(text)} cannot be opened ({why}): {HINT}") from None  # the error has the password
 
 
 def relayed(relay: Relay, name: str) -> InputContainer:

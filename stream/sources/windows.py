@@ -12,6 +12,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 from stream.errors import SourceError
 
 FRAME = 9  # DWMWA_EXTENDED_FRAME_BOUNDS: a window without its shadow
+AWAY = "choose the screen in the browser instead"
 HIDDEN = "is hidden or minimised: bring it back"
 
 
@@ -54,8 +56,11 @@ class Follower(ABC):
 class Desktop(Protocol):
     """What a system tells about its windows."""
 
-    def unreadable(self) -> str:
-        """Why the screen cannot be read, or nothing."""
+    def missing(self) -> str:
+        """Why there is no screen, or nothing."""
+
+    def blind(self) -> str:
+        """Why a screen that is there shows programs nothing, or nothing."""
 
     def windows(self) -> list[Window]:
         """Those that are shown and have a title, the topmost first where the system says so."""
@@ -83,17 +88,19 @@ def gone(window: Window) -> SourceError:
 class XDesktop:
     """X11, through python-xlib."""
 
-    def unreadable(self) -> str:
-        away = "choose the screen in the browser instead"
-        if not os.environ.get("DISPLAY"):
-            wayland = bool(os.environ.get("WAYLAND_DISPLAY"))
-            return f"Wayland lets no program look at it; {away}" if wayland else f"there is no display; {away}"
+    def missing(self) -> str:
+        if os.environ.get("DISPLAY"):
+            return ""
+        wayland = bool(os.environ.get("WAYLAND_DISPLAY"))
+        return f"Wayland lets no program look at it; {AWAY}" if wayland else f"there is no display; {AWAY}"
+
+    def blind(self) -> str:
         display = opened_display()
         try:
             stand_in = "XWAYLAND" in display.list_extensions()
         finally:
             display.close()
-        return f"this is Wayland, which shows programs a black one; {away}" if stand_in else ""
+        return f"this is Wayland, which shows programs a black one; {AWAY}" if stand_in else ""
 
     def windows(self) -> list[Window]:
         display = opened_display()
@@ -128,7 +135,8 @@ class XFollower(Follower):
         return Box(corner.x, corner.y, size.width, size.height)
 
     def close(self) -> None:
-        self._display.close()
+        with suppress(import_module("Xlib.error").ConnectionClosedError):  # by the display itself
+            self._display.close()
 
 
 def opened_display() -> Any:
@@ -189,7 +197,10 @@ def titled(display: Any) -> Callable[[Any], Window | None]:
 class WindowsDesktop:
     """Windows, through user32 and dwmapi."""
 
-    def unreadable(self) -> str:
+    def missing(self) -> str:
+        return ""
+
+    def blind(self) -> str:
         return ""
 
     def windows(self) -> list[Window]:
@@ -249,7 +260,10 @@ def _library(name: str) -> Any:
 class MacDesktop:
     """macOS, through Quartz (pyobjc-framework-Quartz)."""
 
-    def unreadable(self) -> str:
+    def missing(self) -> str:
+        return ""
+
+    def blind(self) -> str:
         return ""
 
     def windows(self) -> list[Window]:
