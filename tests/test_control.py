@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -671,3 +672,12 @@ def test_lora_knobs_go_to_the_worker_the_newest_of_each(http: httpx.Client, serv
     server.call(turn)
     until(lambda: http.get("/api/loras").json()["loras"] == [{"name": "ink", "strength": 0.99}])
     assert len(server.worker.remixes) <= 3
+
+
+def test_the_example_of_the_docs_runs(http: httpx.Client, server: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "control.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), {})
+    assert capsys.readouterr().out == "pulse\n"
+    until(lambda: settings_of(server).prompt.startswith("neon lights") or "neon lights:" in settings_of(server).prompt)
+    http.delete("/api/sessions/live/follows/delta")

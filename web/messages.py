@@ -131,6 +131,8 @@ class Problem(Model):
     """What was got, what was expected, and what to do."""
 
     error: str
+    param: Annotated[str | None, Field(description="The field that it is about (clips).")] = None
+    code: Annotated[str | None, Field(description="In one word (clips).")] = None
 
 
 class Full(Problem):
