@@ -14,8 +14,10 @@ export async function extras(page) {
   page.extras = made;
   const parts = { standing: Standing };
   if (page.may("control")) Object.assign(parts, { presets: Presets, beat: Beat, surfaces: Surfaces });
+  if (page.may("control")) offerPhone(page);
   if (page.may("admin")) parts.outputs = Outputs;
+  if (page.may("admin")) offerServer(page);
   for (const [name, Part] of Object.entries(parts)) made[name] = new Part(page);
-  await Promise.allSettled([offerPhone(), page.may("admin") && offerServer(page), ...Object.values(made).map((x) => x.ready)]);
+  await Promise.allSettled(Object.values(made).map((part) => part.ready));
   document.body.dataset.extras = "ready";
 }

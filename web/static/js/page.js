@@ -54,6 +54,7 @@ export class Page {
     keys();
     everyFrame(picture, (now, data) => this.session.shown(data));
     setInterval(() => this.#tick(), 500);
+    this.session.on("stats", () => this.#left());
     api.ice(); // so that they are there when a source is chosen
     idle(() => this.#more());
   }

@@ -4,14 +4,14 @@ import * as api from "./api.js";
 import { $, icon, make } from "./dom.js";
 import { dialog, line, note, press } from "./section.js";
 import { arrange } from "./standing.js";
+import { sentence } from "./words.js";
 
 const ICONS = { camera: "camera", screen: "screen", window: "screen", testcard: "testcard", ndi: "live", file: "file" };
 
-/** Lets the Server button offer a choice, where this server lets one choose. */
-export async function offerServer(page) {
-  if (!(await api.part("api/sources").catch(() => null))) return;
+/** Lets the Server button offer a choice. */
+export function offerServer(page) {
   const button = $("#start-server");
-  $("#server-what").textContent = "its cameras, screens, an address";
+  $("#server-what").textContent = "its cameras, an address";
   button.hidden = false;
   button.setAttribute("aria-haspopup", "dialog");
   button.onclick = () => show(page);
@@ -22,18 +22,18 @@ async function show(page) {
   $("#remote")?.remove();
   const list = make("div", { class: "list" });
   const told = note();
-  const made = dialog("remote", "A source of the server", list, field((name) => take(name)), told);
   const take = (name) => (made.close(), page.begin("server", { name }));
+  const made = dialog("remote", "A source of the server", list, field(take), told);
   made.showModal();
-  told.textContent = "Looking…";
-  const found = await api.part("api/sources").catch(({ message }) => ({ sources: [], message }));
-  told.textContent = found?.message ?? (found?.sources.length ? "" : "Nothing was found: give an address.");
-  list.replaceChildren(...(found?.sources ?? []).map((source) => entry(source, take)));
+  told.textContent = "Looking what is there…";
+  const { sources = [], missing = [], message } = await api.read("api/sources").catch((error) => error);
+  list.replaceChildren(...sources.map((source) => entry(source, take)));
+  told.textContent = [message, ...missing].filter(Boolean).map(sentence).join(" ");
 }
 
 function entry({ name, title, kind }, take) {
   const looks = { type: "button", class: "entry", "data-name": name, onclick: () => take(name) };
-  return make("button", looks, icon(ICONS[kind] ?? "server"), make("b", { text: title || name }), make("small", { text: kind }));
+  return make("button", looks, icon(ICONS[kind] ?? "server"), make("b", { text: title || name }), make("small", { text: name }));
 }
 
 function field(take) {

@@ -73,8 +73,18 @@ export class Session {
   }
 
   async #swap(source) {
-    if (this.link && !(await this.link.replace(source))) this.#drop("another source");
+    const { link } = this;
+    const kept = link && ((await link.replace(source)) || (await this.#switched(link, source)));
+    if (link && !kept && this.link === link) this.#drop("another source");
     this.#hurry();
+  }
+
+  /** From one source of the server to another, without a new connection; false where it is not to be had so. */
+  async #switched(link, source) {
+    if (!link.id || link.source.kind !== "server" || source.kind !== "server") return false;
+    const done = await api.write("PUT", api.session(link.id, "source"), { source: source.name }).then(() => true, () => false);
+    if (done) link.source = source;
+    return done;
   }
 
   /** Ends the connection. `free` frees the server's place at once, where the server does not know yet. */
@@ -223,7 +233,7 @@ export class Session {
     const follow = {
       hello: () => this.#welcomed(message),
       state: () => this.#become(message.state, message.notice),
-      stats: () => (this.stats = message),
+      stats: () => (this.#timed(message), (this.stats = message)),
       frames: () => this.matching.captured(message.at),
       settings: () => this.#answered(message),
       loras: () => this.told.loras(message),
@@ -235,14 +245,24 @@ export class Session {
     for (const told of this.#listeners.get(message.type) ?? []) told(message);
   }
 
-  #welcomed({ model, state, notice, ends_in_s: left = null }) {
+  #welcomed(message) {
+    this.#timed(message);
+    this.told.model(message.model);
+    this.#become(message.state, message.notice);
+  }
+
+  /** When it has to make room for those who wait, as soon as somebody does. */
+  #timed({ ends_in_s: left = null }) {
     this.endsAt = left === null ? null : performance.now() + left * 1000;
-    this.told.model(model);
-    this.#become(state, notice);
+  }
+
+  /** Whether this page may change nothing of the session that it shows. */
+  get #looksOn() {
+    return Boolean(this.source?.joins && !this.source.may);
   }
 
   #ask(changes) {
-    if (this.source?.joins && !this.source.may) return;
+    if (this.#looksOn) return;
     if (this.link && ["width", "height", "fit"].some((name) => name in changes)) this.link.reshape();
     this.send({ type: "settings", id: (this.#asked += 1), changes });
     for (const name of Object.keys(changes)) this.#open.set(name, this.#asked);
@@ -266,6 +286,7 @@ export class Session {
 
   /** Changes one setting; resolves with the server's answer `{settings, error}`, or null where none is to come. */
   set(name, value) {
+    if (this.#looksOn) return Promise.resolve(null);
     const [revision, asked] = [this.store.revision, this.#asked];
     this.store.change({ [name]: value });
     if (!this.link?.id || this.store.revision === revision) return Promise.resolve(null);
