@@ -217,6 +217,7 @@ async def drained() -> dict[str, Any]:
             assert process.stdout is not None
             line = await asyncio.wait_for(process.stdout.readline(), STARTS_S)
             (url,) = re.findall(r"http://[\d.:]+", line.decode())
+            await asyncio.to_thread(answering, url)
             async with joined(url) as (_, heard, _end):
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)
@@ -228,3 +229,14 @@ async def drained() -> dict[str, Any]:
                 process.kill()
                 await process.wait()
     return {"SIGTERM_s": took, "exit_code": code, "told": bye["reason"]}
+
+
+def answering(url: str) -> None:
+    """Waits for a server that has said where it is; TimeoutError where nothing paints after a minute."""
+    until = time.monotonic() + STARTS_S
+    while time.monotonic() < until:
+        with suppress(OSError):
+            if peers.ask(url, "GET", "/healthz")["worker"] == "ready":
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"{url} does not paint after {STARTS_S:g} s")
