@@ -159,7 +159,8 @@ class Options:
     """What the server paints with: a model's name, or `pass-through` with `delay_ms` in every tick.
 
     `limit` sessions, `offers` a minute, `tokens` as `--token` has them, `size` WIDTHxHEIGHT, `faults`: whether a real
-    model obeys `fault` too, `port` 0: any. `clips`: the folder of their queue, where it makes clips as well.
+    model obeys `fault` too, `port` 0: any. `clips`: the folder of their queue, where it makes clips as well; `osc`: the
+    port where it hears Open Sound Control.
     """
 
     model: str = "pass-through"
@@ -171,6 +172,7 @@ class Options:
     clips: str | None = None
     offers: int = OFFERS
     tokens: Sequence[str] = ()
+    osc: int | None = None
 
 
 class Inside:
@@ -257,13 +259,14 @@ async def serve(options: Options) -> None:
 
 def configured(options: Options) -> Config:
     from livebrush import sides
-    from web.config import Access, Config
+    from web.config import Access, Config, Control
 
     asked = sides(options.size) if options.size else None
     size = (asked["width"], asked["height"]) if asked else None
     clips = {"clips": options.clips is not None, "clips_folder": options.clips and Path(options.clips)}
     return Config(model=options.model, port=options.port, size=size, limit=options.limit,
-                  offers_per_minute=options.offers, access=Access(tuple(options.tokens)), **clips)  # fmt: skip
+                  offers_per_minute=options.offers, access=Access(tuple(options.tokens)),
+                  control=Control(osc=options.osc and str(options.osc)), **clips)  # fmt: skip
 
 
 def planned(config: Config, options: Options) -> Plan:

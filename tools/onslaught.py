@@ -1,6 +1,6 @@
 """Malformed messages by the thousand at a running server, and what became of them.
 
-seen = onslaught(server, 10_000, seed=7)    # a server of tools/observed.py; `Seen`
+seen = onslaught(server, 10_000, 7, osc=9000)    # a server of tools/observed.py; `Seen`
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Seen:
         return sum(sum(c.values()) for c in self.answers.values())
 
 
-def onslaught(server: Observed, count: int, seed: int = 0, osc: int | None = None) -> Seen:
+def onslaught(server: Observed, count: int, seed: int, osc: int) -> Seen:
     """`count` messages in all, of every kind at once. `osc` is the port where the server hears Open Sound Control."""
     seen = Seen()
     jobs = {"offer": offers, "fragment": fragments, "request": requests}
@@ -67,8 +67,7 @@ def onslaught(server: Observed, count: int, seed: int = 0, osc: int | None = Non
         waiting = [pool.submit(job, server.url, Nonsense(seed + k), shares[kind], good, seen)
                    for k, (kind, job) in enumerate(jobs.items())]  # fmt: skip
         waiting.append(pool.submit(asyncio.run, conversations(server.url, seed, shares, seen)))
-        if osc is not None:
-            datagrams(osc, Nonsense(seed + 9), shares["osc"], seen)
+        datagrams(osc, Nonsense(seed + 9), shares["osc"], seen)
         for job in waiting:
             job.result()
     return seen
