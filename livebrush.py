@@ -287,7 +287,7 @@ def bench(
         import_module("tools.bench_gpu").main(quick, json_file, precision)
         return
     if live:
-        import_module("tools.live").main(quick, json_file)
+        import_module("tools.bench_delivery").main(quick, json_file)
         return
     spec = wanted(model, None, [], {}, size)
     import_module("tools.bench").main(spec, engine, device, precision, quick, json_file)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,8 +158,9 @@ def ended(process: subprocess.Popen[str], log: Path) -> None:
 class Options:
     """What the server paints with: a model's name, or `pass-through` with `delay_ms` in every tick.
 
-    `limit` sessions, `size` WIDTHxHEIGHT, `faults`: whether a real model obeys `fault` too, `port` 0: any. `clips`: the
-    folder of their queue, where it makes clips as well.
+    `limit` sessions, `offers` a minute, `tokens` as `--token` has them, `size` WIDTHxHEIGHT, `faults`: whether a real
+    model obeys `fault` too, `port` 0: any. `clips`: the folder of their queue, where it makes clips as well; `osc`: the
+    port where it hears Open Sound Control.
     """
 
     model: str = "pass-through"
@@ -169,6 +170,9 @@ class Options:
     faults: bool = True
     port: int = 0
     clips: str | None = None
+    offers: int = OFFERS
+    tokens: Sequence[str] = ()
+    osc: int | None = None
 
 
 class Inside:
@@ -255,13 +259,14 @@ async def serve(options: Options) -> None:
 
 def configured(options: Options) -> Config:
     from livebrush import sides
-    from web.config import Config
+    from web.config import Access, Config, Control
 
     asked = sides(options.size) if options.size else None
     size = (asked["width"], asked["height"]) if asked else None
     clips = {"clips": options.clips is not None, "clips_folder": options.clips and Path(options.clips)}
-    return Config(model=options.model, port=options.port, size=size, limit=options.limit, offers_per_minute=OFFERS,
-                  **clips)  # fmt: skip
+    return Config(model=options.model, port=options.port, size=size, limit=options.limit,
+                  offers_per_minute=options.offers, access=Access(tuple(options.tokens)),
+                  control=Control(osc=options.osc and str(options.osc)), **clips)  # fmt: skip
 
 
 def planned(config: Config, options: Options) -> Plan:

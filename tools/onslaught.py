@@ -1,6 +1,6 @@
 """Malformed messages by the thousand at a running server, and what became of them.
 
-seen = onslaught(server, 10_000, seed=7)    # a server of tools/observed.py; `Seen`
+seen = onslaught(server, 10_000, 7, osc=9000)    # a server of tools/observed.py; `Seen`
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import re
 import socket
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from tools.observed import Observed
 from tools.peers import ask
 
 SHARES = {"offer": 0.1, "fragment": 0.1, "request": 0.4, "message": 0.1, "socket": 0.1, "hello": 0.05, "osc": 0.15}
+READ = 16 * 1024  # characters of a message; what is longer is passed over
 CLIENT_S = 20.0  # after which a request counts as never answered
 PACE_S = 1 / 50  # between two messages of a channel: 60 a second are read
 PINGED = 25  # messages between two pings
@@ -55,7 +57,7 @@ class Seen:
         return sum(sum(c.values()) for c in self.answers.values())
 
 
-def onslaught(server: Observed, count: int, seed: int = 0, osc: int | None = None) -> Seen:
+def onslaught(server: Observed, count: int, seed: int, osc: int) -> Seen:
     """`count` messages in all, of every kind at once. `osc` is the port where the server hears Open Sound Control."""
     seen = Seen()
     jobs = {"offer": offers, "fragment": fragments, "request": requests}
@@ -65,8 +67,7 @@ def onslaught(server: Observed, count: int, seed: int = 0, osc: int | None = Non
         waiting = [pool.submit(job, server.url, Nonsense(seed + k), shares[kind], good, seen)
                    for k, (kind, job) in enumerate(jobs.items())]  # fmt: skip
         waiting.append(pool.submit(asyncio.run, conversations(server.url, seed, shares, seen)))
-        if osc is not None:
-            datagrams(osc, Nonsense(seed + 9), shares["osc"], seen)
+        datagrams(osc, Nonsense(seed + 9), shares["osc"], seen)
         for job in waiting:
             job.result()
     return seen
@@ -194,8 +195,10 @@ async def conversations(url: str, seed: int, shares: dict[str, int], seen: Seen)
     )
 
 
-async def channel(url: str, chance: Nonsense, count: int, seen: Seen) -> None:
-    """A page that says nonsense on its data channel, and is answered all the same."""
+@asynccontextmanager
+async def joined(url: str) -> AsyncIterator[tuple[Callable[[str | bytes], None], asyncio.Queue[dict[str, Any]], str]]:
+    """A page that has its data channel and sends no picture: what sends a message, what is heard, and its session's
+    id. The session is ended at the end, where it is still there."""
     from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -210,11 +213,18 @@ async def channel(url: str, chance: Nonsense, count: int, seen: Seen) -> None:
         answer = await asyncio.to_thread(ask, url, "POST", "/api/sessions", asked)
         await peer.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
         await asyncio.wait_for(opened.wait(), CLIENT_S)
-        control.send('{"type":"hidden","hidden":true}')  # it sends no pictures
-        await talked(control.send, heard, chance, count, seen)
-        await asyncio.to_thread(ask, url, "DELETE", f"/api/sessions/{answer['id']}")
+        yield control.send, heard, answer["id"]
+        with suppress(RuntimeError, OSError):
+            await asyncio.to_thread(ask, url, "DELETE", f"/api/sessions/{answer['id']}")
     finally:
         await peer.close()
+
+
+async def channel(url: str, chance: Nonsense, count: int, seen: Seen) -> None:
+    """A page that says nonsense on its data channel, and is answered all the same."""
+    async with joined(url) as (send, heard, _):
+        send('{"type":"hidden","hidden":true}')  # else it would have to send pictures
+        await talked(send, heard, chance, count, seen)
 
 
 async def talked(send: Any, heard: asyncio.Queue[dict[str, Any]], chance: Nonsense, count: int, seen: Seen) -> None:
@@ -226,9 +236,9 @@ async def talked(send: Any, heard: asyncio.Queue[dict[str, Any]], chance: Nonsen
             await asyncio.sleep(PACE_S)
         send(json.dumps({"type": "ping", "t": first}))
         errors, ms = await ponged(heard, first)
-        texts = sum(isinstance(message, str) for message in said)
+        texts = sum(isinstance(message, str) and len(message) <= READ for message in said)
         seen.told("message", "error", ms, errors)
-        seen.told("message", "passed over", count=len(said) - texts)  # bytes mean nothing there
+        seen.told("message", "passed over", count=len(said) - texts)  # bytes, and what is too long
         if errors < texts:
             seen.wrong.append(f"message: {texts - errors} of {texts} were not complained of")
 

@@ -157,8 +157,9 @@ def went_on(tab: Tab, k: int) -> float | None:
     return seconds if tab.livebrush("settings.seed") == 1000 + k - 1 else None
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as bound:
+        bound.bind(("127.0.0.1", 0))
         return int(bound.getsockname()[1])
 
 
@@ -167,11 +168,12 @@ def free_port() -> int:
 
 def r8(stage: Stage, count: int = MESSAGES, seed: int = SEED) -> Row:
     """Malformed messages of every kind: refused one by one, at once, and nothing of them stays."""
-    with stage.server(clips=str(stage.folder / "clips"), limit=20) as server:
-        onslaught(server, count // 20, seed + 1000)  # whatever is imported or made once
+    osc = free_port(socket.SOCK_DGRAM)
+    with stage.server(clips=str(stage.folder / "clips"), limit=20, osc=osc) as server:
+        onslaught(server, count // 20, seed + 1000, osc)  # whatever is imported or made once
         before = settled(server)
         server.ask("lag")
-        seen = onslaught(server, count, seed)
+        seen = onslaught(server, count, seed, osc)
         lag = server.ask("lag")
         after, said = settled(server), server.said()
     value: dict[str, Any] = {
