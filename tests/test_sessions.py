@@ -20,12 +20,13 @@ from stream.frame import Frame
 from stream.settings import Settings
 from stream.sources import Source
 from web import messages
+from web.config import VIEWERS
 from web.control import Channel
 from web.errors import RefusalError
 from web.inputs import Pumps
 from web.messages import MESSAGE_LIMIT, MESSAGES_A_SECOND
 from web.pump import Pump
-from web.session import VIEWERS, near
+from web.session import near
 from web.statistics import Meter
 from web.waiting import LAPSE_S, LENGTH, Line
 from web.wishes import Wishes, changed

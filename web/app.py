@@ -409,6 +409,7 @@ def create_app(
         answers=answers,
         minutes=config.access.session_minutes,
         hub=Hub(config.control.folder),
+        viewers=config.viewers,
     )
 
     @contextlib.asynccontextmanager

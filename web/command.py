@@ -104,6 +104,8 @@ def serve(
                                                   "wait (default: for ever).")] = None,
     limit: Annotated[int, typer.Option(min=1, max=64, rich_help_panel=PEOPLE, help="Sessions at once; whoever comes "
                                        "later waits.")] = 6,
+    viewers: Annotated[int, typer.Option(min=1, rich_help_panel=PEOPLE, help="That may look on at one session, by page "
+                                         "or WHEP: one encode feeds them all.")] = 50,
     offers: Annotated[int, typer.Option(min=1, rich_help_panel=PEOPLE, help="Sessions and viewers that one address may "
                                         "begin in a minute.")] = 10,
     insecure: Annotated[bool, typer.Option("--insecure", rich_help_panel=PEOPLE, help="Listen on the network, to "
@@ -162,6 +164,7 @@ def serve(
         device=device,
         precision=precision,
         limit=limit,
+        viewers=viewers,
         offers_per_minute=offers,
         browser=browser,
         insecure=insecure,

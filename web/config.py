@@ -11,6 +11,7 @@ from web.network import Network
 
 OFFERS_A_MINUTE = 10
 CLIPS = 50
+VIEWERS = 50
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Config:
     device: str = "auto"
     precision: str = "auto"
     limit: int = 6  # sessions at once
+    viewers: int = VIEWERS  # of one session
     offers_per_minute: int = OFFERS_A_MINUTE  # from one address
     browser: bool | None = None  # whether to open one; None: where there is a display
     insecure: bool = False  # whether others on the network may come in

@@ -20,6 +20,7 @@ from stream.preprocess import Fit
 from stream.settings import SIDE_LIMITS, Settings
 from stream.supervisor import Counts, Painted, Stream, Supervisor
 from web import loras
+from web.config import VIEWERS
 from web.control import Channel, Transport, beat_told, follows_told, plain
 from web.errors import RefusalError
 from web.inputs import BROUGHT, Pumps
@@ -51,7 +52,6 @@ from web.statistics import Meter, summed
 from web.wishes import Tell, Wishes
 
 log = logging.getLogger("livebrush")
-VIEWERS = 8  # of one session
 SAID_S = 3.0  # after the last frame that could not be painted
 CLOSE_S = 2.0  # a page that takes longer is left behind
 WORKER: dict[str, State] = {
@@ -113,6 +113,7 @@ class World:
     end: Callable[[Session, str], None]  # asks for a session's end
     figures: Figures
     hub: Hub  # of live control
+    viewers: int = VIEWERS  # that may look on at one session
 
     def model(self) -> ModelFacts:
         """What is known of the model."""
@@ -289,10 +290,9 @@ class Session:
     async def view(self, sdp: str, *, may_change: bool = False) -> tuple[str, str]:
         """Connects one more page, which only looks on unless it `may_change` settings: its id and the answer's SDP.
         OfferError where the offer is bad."""
-        if len(self.viewers) >= VIEWERS:
-            raise RefusalError(
-                503, f"{VIEWERS} pages look on already: close one of them", headers={"Retry-After": "10"}
-            )
+        if len(self.viewers) >= self._world.viewers:
+            told = f"{self._world.viewers} pages look on already: close one of them, or start it with more --viewers"
+            raise RefusalError(503, told, headers={"Retry-After": "10"})
         name = secrets.token_urlsafe(16)
         channel = Channel(self, "webrtc", may_change=may_change, clock=self._world.clock)
         link, answer = await self._world.answers(
@@ -324,7 +324,7 @@ class Session:
         """A page hears: it is told where it is."""
         self._channels.add(channel)
         settings, model = plain(self.settings), self._world.model()
-        channel.tell(Welcome(session=self.id, settings=settings, model=model, state=self.state, notice=self.remark,
+        channel.tell(Welcome(session=self.name or self.id, settings=settings, model=model, state=self.state, notice=self.remark,
                              ends_in_s=self.ends_in_s))  # fmt: skip
         if self._leave is not None:
             channel.tell(SourceTold(source=self.source, input=self.input))

@@ -19,6 +19,7 @@ from stream.control.hub import Hub
 from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
+from web.config import VIEWERS
 from web.errors import RefusalError
 from web.inputs import BROUGHT, Pumps
 from web.messages import Place, SourceName
@@ -58,8 +59,9 @@ class Sessions:
         clock: Callable[[], float] = time.monotonic,
         minutes: float | None = None,
         hub: Hub | None = None,
+        viewers: int = VIEWERS,
     ) -> None:
-        """`limit`: pages at once; `minutes` of a page's session, while others wait."""
+        """`limit`: pages at once; `viewers`: that look on at one session; `minutes` of a page's session, while others wait."""
         self.limit, self.pumps = limit, Pumps() if pumps is None else pumps
         self.hub = hub or Hub(clock=clock)
         self._turns = Turns(minutes * 60, clock) if minutes is not None else None
@@ -69,7 +71,8 @@ class Sessions:
         self._closed = False
         self._jobs: set[asyncio.Task[None]] = set()
         self._ended_one = False  # since memory was given back
-        self._world = World(supervisor, answers, self.pumps, clock, self.__len__, self._end, Figures(), self.hub)
+        self._world = World(supervisor, answers, self.pumps, clock, self.__len__, self._end, Figures(), self.hub,
+                            viewers)  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._by_id)
