@@ -324,8 +324,8 @@ class Session:
         """A page hears: it is told where it is."""
         self._channels.add(channel)
         settings, model = plain(self.settings), self._world.model()
-        channel.tell(Welcome(session=self.name or self.id, settings=settings, model=model, state=self.state, notice=self.remark,
-                             ends_in_s=self.ends_in_s))  # fmt: skip
+        channel.tell(Welcome(session=self.name or self.id, settings=settings, model=model, state=self.state,
+                             notice=self.remark, ends_in_s=self.ends_in_s))  # fmt: skip
         if self._leave is not None:
             channel.tell(SourceTold(source=self.source, input=self.input))
         if known := self._world.loras().loras:

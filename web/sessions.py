@@ -61,7 +61,8 @@ class Sessions:
         hub: Hub | None = None,
         viewers: int = VIEWERS,
     ) -> None:
-        """`limit`: pages at once; `viewers`: that look on at one session; `minutes` of a page's session, while others wait."""
+        """`limit`: pages at once; `viewers`: that look on at one session; `minutes` of a page's session, while others
+        wait."""
         self.limit, self.pumps = limit, Pumps() if pumps is None else pumps
         self.hub = hub or Hub(clock=clock)
         self._turns = Turns(minutes * 60, clock) if minutes is not None else None
