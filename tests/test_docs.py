@@ -60,3 +60,12 @@ def test_the_prompts_of_the_readme_are_ones_the_model_knows(style: str) -> None:
 
     assert style in (ROOT / "README.md").read_text()
     assert all(f"`{p}`" in (ROOT / "README.md").read_text().replace("\n", " ") for p in PROMPTS.values() if p)
+
+
+def test_what_is_promised_of_security_is_tested() -> None:
+    """No claim beyond the tests: every one that the page names is there."""
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "security.md").read_text()))
+    there = {name for file in (ROOT / "tests").glob("test_*.py")
+             for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)}  # fmt: skip
+    assert len(named) > 30
+    assert not named - there
