@@ -35,7 +35,7 @@ from stream.sinks.live import recognise
 from stream.supervisor import Supervisor
 from web import invite, login, loras, messages, metrics, outlets, sockets, sources, standing, steering, videos, whip
 from web.access import Role, needs, refusal, role_of
-from web.auth import OPEN, Guard, Places, origin, refuse
+from web.auth import Guard, Places, is_open, origin, refuse
 from web.clips import Clips
 from web.config import Config
 from web.control import plain
@@ -529,7 +529,7 @@ def with_credentials(made: dict[str, Any]) -> dict[str, Any]:
     made["components"]["securitySchemes"] = schemes
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, operations in made["paths"].items():
-        for operation in operations.values() if path not in OPEN else ():
+        for operation in (op for method, op in operations.items() if not is_open(method, path)):
             operation["security"] = [{"token": []}, {"page": []}]
             operation["responses"].setdefault("401", {"description": says(401)[401]["description"], "content": problem})
     return made

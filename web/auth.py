@@ -195,7 +195,7 @@ class Guard:
         if scope.get("method") == "OPTIONS" and is_whip(scope["path"]):
             return Role.NOBODY  # browsers ask without a token whether they may send one
         role = self._door.role(HTTPConnection(scope))
-        if role is Role.NOBODY and scope["path"] not in OPEN and not scope["path"].startswith("/static/"):
+        if role is Role.NOBODY and not is_open(scope.get("method", ""), scope["path"]):
             raise refusal(role, Role.VIEW)
         return role
 
@@ -219,6 +219,11 @@ class Guard:
         )
         if asks and headers.get("sec-fetch-site") == "cross-site" and origin not in self._places.origins:
             raise RefusalError(403, f"the request comes from another site: use the page at {self._places}")
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether that is for everybody. OPTIONS is: what browsers ask beforehand carries no credentials."""
+    return method.upper() == "OPTIONS" or path in OPEN or path.startswith("/static/")
 
 
 def is_empty(headers: Mapping[str, str]) -> bool:
