@@ -916,6 +916,8 @@ def test_figures_count_what_happens_and_name_nobody(server: Served) -> None:
         assert sum(now["livebrush_sessions"].values()) == 1
         assert own not in server.http.get("/metrics", headers=bearer(VIEW)).text
     assert server.http.post("/api/sessions", json={"sdp": WATCHES}, headers=bearer(CONTROL)).status_code == 422
+    told = {"content": SDP, "headers": bearer(VIEW) | {"content-type": "application/sdp"}}
+    assert server.http.post("/whep/later", **told).status_code == 409
     end = time.monotonic() + 5
     while sum(families(server)["livebrush_sessions"].values()) and time.monotonic() < end:
         time.sleep(0.02)
@@ -926,7 +928,8 @@ def test_figures_count_what_happens_and_name_nobody(server: Served) -> None:
     assert grew == {"livebrush_frames_in_total": 3, "livebrush_frames_out_total": 3}
     assert after["livebrush_engine_seconds_count"][()] - before["livebrush_engine_seconds_count"][()] == 3
     refused = "livebrush_offers_refused_total"
-    assert after[refused][("settings",)] - before[refused][("settings",)] == 1
+    for reason in ("settings", "gone"):
+        assert after[refused][(reason,)] - before[refused][(reason,)] == 1
     assert after["livebrush_bytes_total"][("in",)] > before["livebrush_bytes_total"][("in",)]
     assert after["livebrush_bytes_total"][("out",)] > before["livebrush_bytes_total"][("out",)]
     assert after["livebrush_event_loop_lag_seconds_count"][()] > 0

@@ -31,7 +31,15 @@ STATES = ("painting", "starting", "restarting", "failed", "stopping")  # of a se
 WORKER = ("starting", "ready", "restarting", "failed", "stopped")
 OUTPUTS = ("starting", "running", "waiting", "stopped")
 DROPS = {"overwritten_in": "in", "overwritten_out": "out", "skipped": "skipped", "failed": "failed"}
-REASONS = {401: "token", 403: "role", 404: "gone", 422: "settings", 429: "rate", 503: "full"}  # by HTTP status
+REASONS = {
+    401: "token",
+    403: "role",
+    404: "gone",
+    409: "gone",
+    422: "settings",
+    429: "rate",
+    503: "full",
+}  # by HTTP status
 ENGINE_S = (0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.5, 1, 5)
 SERVER_S = (0.01, 0.02, 0.033, 0.05, 0.075, 0.1, 0.15, 0.2, 0.35, 0.5, 1, 5)
 LAG_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
@@ -50,7 +58,7 @@ class Figures:
             "livebrush_frames_dropped", "Pictures left out, and why.", "where", DROPS.values()
         )
         self._refused = self._counter("livebrush_offers_refused", "Offers refused, and why.", "reason",
-                                      (*REASONS.values(), "offer", "other"))  # fmt: skip
+                                      (*dict.fromkeys(REASONS.values()), "offer", "other"))  # fmt: skip
         self._bytes = self._counter("livebrush_bytes", "Bytes of media connections.", "direction", ("in", "out"))
         self._engine = self._histogram("livebrush_engine_seconds", "What the engine took for a picture.", ENGINE_S)
         self._server = self._histogram("livebrush_server_seconds", "From a picture's coming to its leaving.", SERVER_S)

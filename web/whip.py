@@ -120,22 +120,25 @@ CONTROL, VIEW = [needs(Role.CONTROL)], [needs(Role.VIEW)]
 @router.post("/whip", status_code=201, dependencies=CONTROL, **PUBLISHES)
 async def publish_live(request: Request, has: Has, asks: Client) -> Response:
     """Publishes to the session "live"."""
-    return await published(LIVE, request, has, asks)
+    with has.figures.offered():
+        return await published(LIVE, request, has, asks)
 
 
 @router.post("/whip/{name}", status_code=201, dependencies=CONTROL, **PUBLISHES)
 async def publish(name: str, request: Request, has: Has, asks: Client) -> Response:
     """Publishes to a session, which is made where it is not there."""
-    return await published(name, request, has, asks)
+    with has.figures.offered():
+        return await published(name, request, has, asks)
 
 
 @router.post("/whep/{session}", status_code=201, dependencies=VIEW, **WATCHES)
 async def watch(session: str, request: Request, has: Has, asks: Client) -> Response:
     """Shows the painted picture of a session, by its name or id."""
-    sdp = await offered(request)
-    has.offer(asks)
-    shown = awaited(session, has)
-    secret, answer = await shown.view(sdp)
+    with has.figures.offered():
+        sdp = await offered(request)
+        has.offer(asks)
+        shown = awaited(session, has)
+        secret, answer = await shown.view(sdp)
     return created(request, has, f"/whep/{session}/{secret}", answer, shown.viewers[secret].link)
 
 
