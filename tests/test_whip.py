@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -482,7 +483,9 @@ async def test_one_of_several_sizes_is_taken_where_a_publisher_simulcasts_unaske
             if data[1] & 0x7F not in range(64, 96):  # no RTCP
                 ssrc = (int.from_bytes(data[8:12]) ^ 1).to_bytes(4)
                 number = (int.from_bytes(data[2:4]) + 1 & 0xFFFF).to_bytes(2)
-                await send(data[:2] + number + data[4:8] + ssrc + data[12:20] + chance.randbytes(len(data) - 20))
+                kept = 16 + 4 * int.from_bytes(data[14:16])  # the extensions as well
+                garbage = chance.randbytes(len(data) - kept)
+                await send(data[:2] + number + data[4:8] + ssrc + data[12:kept] + garbage)
 
         link: Any = server.house.sessions.find("live").publishing.by.link  # type: ignore[union-attr]
         await until(lambda: link.statistics()["in"]["frames"])  # the first that comes is the one
@@ -491,6 +494,24 @@ async def test_one_of_several_sizes_is_taken_where_a_publisher_simulcasts_unaske
         await until(lambda: link.statistics()["in"]["frames"] > before["frames"] + 40)
         after = link.statistics()["in"]
         assert (after["damaged"], after["lost"]) == (before["damaged"], before["lost"])
+
+
+async def test_malformed_extensions_of_a_packet_end_nothing(server: Served) -> None:
+    client = obs()
+    async with calling(server.url, "/whip/live", client):
+        dtls = client.transceiver.sender.transport
+        link: Any = server.house.sessions.find("live").publishing.by.link  # type: ignore[union-attr]
+        await until(lambda: link.statistics()["in"]["frames"])
+        kinds = client.connection.localDescription.sdp
+        identifiers = [int(found) for found in re.findall(r"a=extmap:(\d+) ", kinds)]
+        assert identifiers
+        for number, (identifier, length) in enumerate(itertools.product(identifiers, range(1, 8))):
+            value = bytes([identifier << 4 | length - 1]) + b"\xff" * length
+            value += bytes(-len(value) % 4)
+            head = b"\x90\x60" + number.to_bytes(2) + bytes(8) + b"\xbe\xde" + (len(value) // 4).to_bytes(2)
+            await dtls._send_rtp(head + value + b"x")
+        before = link.statistics()["in"]["frames"]
+        await until(lambda: link.statistics()["in"]["frames"] > before + 10)
 
 
 # ------------------------------------------------------------------------------------------- who may

@@ -6,6 +6,7 @@ VP8, a canvas is BT.709 in full range and a camera BT.601 in limited range: with
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from aiortc.rtcdtlstransport import RTCDtlsTransport
@@ -50,7 +51,11 @@ class ExtensionsMap(HeaderExtensionsMap):
                 self._colour_space = extension.id
 
     def get(self, extension_profile: int, extension_value: bytes) -> HeaderExtensions:
-        values = super().get(extension_profile, extension_value)
+        """ValueError where they are malformed, which drops the packet: anything else ends the connection."""
+        try:
+            values = super().get(extension_profile, extension_value)
+        except struct.error as error:
+            raise ValueError(f"a header extension of another length: {error}") from error
         if self._colour_space is None:
             return values
         found = dict(unpack_header_extensions(extension_profile, extension_value)).get(self._colour_space)
