@@ -95,7 +95,7 @@ def way(sound: Sound, clock: Clock, seconds: float) -> None:
 
 async def test_packets_come_in_order_when_they_are_due() -> None:
     clock, sound = Clock(), None
-    sound = Sound(clock)
+    sound = Sound(clock=clock)
     listener, feed = sound.listen(), sound.feed()
     way(sound, clock, 0.05)
     for k in (1, 0, 2, 2):
@@ -108,7 +108,7 @@ async def test_packets_come_in_order_when_they_are_due() -> None:
 
 async def test_the_moment_told_is_on_the_clock_of_the_pictures() -> None:
     clock = Clock()
-    sound = Sound(clock)
+    sound = Sound(clock=clock)
     listener, feed = sound.listen(), sound.feed()
     way(sound, clock, 0.02)
     feed.put(b"a", 5, clock.now)
@@ -124,9 +124,20 @@ async def test_without_a_picture_there_is_no_sound() -> None:
     assert sound._timer is None
 
 
+async def test_what_is_not_of_the_picture_is_not_heard() -> None:
+    clock, belongs = Clock(), [True]
+    sound = Sound(lambda: belongs[0], clock)
+    listener, feed = sound.listen(), sound.feed()
+    way(sound, clock, 0.0)
+    for k, heard_now in enumerate((True, False, True)):
+        belongs[0] = heard_now
+        feed.put(b"%d" % k, k * PIECE, clock.now)
+    assert [h.data for h in await heard(listener, 2)] == [b"0", b"2"]
+
+
 async def test_the_newest_feed_counts() -> None:
     clock = Clock()
-    sound = Sound(clock)
+    sound = Sound(clock=clock)
     listener, old = sound.listen(), sound.feed()
     way(sound, clock, 0.0)
     new = sound.feed()
@@ -137,7 +148,7 @@ async def test_the_newest_feed_counts() -> None:
 
 async def test_a_listener_that_does_not_listen_loses_the_oldest() -> None:
     clock = Clock()
-    sound = Sound(clock)
+    sound = Sound(clock=clock)
     slow, quick, feed = sound.listen(), sound.listen(), sound.feed()
     way(sound, clock, 0.0)
     for k in range(QUEUED + 5):

@@ -134,8 +134,9 @@ class Sound:
     `shown` is told of every picture: how long after its coming in it is shown is how long sound is held back.
     """
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, belongs: Callable[[], bool] = lambda: True, clock: Clock = time.monotonic) -> None:
+        """`belongs`: whether what is brought is of the picture that is shown now; else nobody hears it."""
+        self._belongs, self._clock = belongs, clock
         self._ways = deque[float](maxlen=WAYS)
         self._feed: Feed | None = None
         self._timeline = Timeline()
@@ -180,7 +181,7 @@ class Sound:
 
     def take(self, feed: Feed, packet: Waiting) -> None:
         """For `Feed.put`. Before the first picture there is nothing to be in step with: the packet is dropped."""
-        if self.closed or feed is not self._feed or self.way_s is None:
+        if self.closed or feed is not self._feed or self.way_s is None or not self._belongs():
             return
         if packet in self._waiting or (self._last_ticks is not None and packet.ticks <= self._last_ticks):
             self.late += 1
