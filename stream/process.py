@@ -62,7 +62,7 @@ class Child(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         handle = self.arena.handle
         fds = (handle,) if isinstance(handle, int) else ()
-        gently = f"import os; os.nice({cls.NICE}); " if cls.NICE and hasattr(os, "nice") else ""
+        gently = f"from stream.wire import yields; yields({cls.NICE}); " if cls.NICE else ""
         command = (sys.executable, "-P", "-c", f"{gently}from {cls.MAIN} import main; main()")
         try:
             await loop.subprocess_exec(

@@ -268,6 +268,19 @@ def test_a_sinks_process_imports_nothing_slow() -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="by /proc")
+def test_a_sinks_process_lets_others_go_first() -> None:
+    async def test() -> None:
+        async with fed("fake:failing", feeds=False) as sink:
+            await until(lambda: sink.host._life is not None)
+            await until(lambda: os.getpriority(os.PRIO_PROCESS, sink.pid) == SinkProcess.NICE)
+            group = Path(f"/proc/{sink.pid}/autogroup")
+            if group.exists():
+                await until(lambda: group.read_text().endswith(f"nice {SinkProcess.NICE}\n"))
+
+    run(test())
+
+
 LEAVES = """
 import asyncio, os, signal, sys
 import numpy as np
