@@ -38,6 +38,7 @@ class Child(asyncio.SubprocessProtocol):
     NAME: ClassVar[str]  # in the log
     MAIN: ClassVar[str]  # the module whose `main` it runs
     BELL: ClassVar[Any]  # the message that a frame lies in a mailbox
+    NICE: ClassVar[int] = 0  # its nice value, from its first line on
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -61,7 +62,8 @@ class Child(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         handle = self.arena.handle
         fds = (handle,) if isinstance(handle, int) else ()
-        command = (sys.executable, "-P", "-c", f"from {cls.MAIN} import main; main()")
+        gently = f"from stream.wire import yields; yields({cls.NICE}); " if cls.NICE else ""
+        command = (sys.executable, "-P", "-c", f"{gently}from {cls.MAIN} import main; main()")
         try:
             await loop.subprocess_exec(
                 lambda: self, *command, env=environment(), pass_fds=fds, start_new_session=True

@@ -17,10 +17,12 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 LENGTH = struct.Struct("<I")
 PR_SET_PDEATHSIG = 1
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ class Tell(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._wire.send(Logged(record.levelno, self.format(record)))
+
+
+def yields(nice: int) -> None:
+    """Lets others go first, by a nice value. Where Linux shares the processor out by sessions (sched(7), autogroup), this
+    process's session, which is its own, gets the value as well."""
+    if hasattr(os, "nice"):
+        os.nice(nice)
+    with suppress(OSError):  # no such file: another system, or one without autogroups
+        AUTOGROUP.write_text(str(nice))
 
 
 def bind_to(parent: int) -> None:

@@ -103,6 +103,32 @@ def decoded(path: Path | str, torn: bool = False) -> list[av.VideoFrame]:
     return found
 
 
+def opus(seconds: float, beeps: tuple[float, ...]) -> list[bytes]:
+    """Packets of 20 ms: silence, with beeps of 100 ms that begin at those moments."""
+    times = np.arange(round(seconds * 48_000)) / 48_000
+    loud = np.any([(times >= at) & (times < at + 0.1) for at in beeps], axis=0)
+    wave = (np.sin(2 * np.pi * 1000 * times) * loud * 20_000).astype(np.int16)
+    encoder: Any = av.CodecContext.create("libopus", "w")
+    encoder.sample_rate, encoder.layout, encoder.format = 48_000, "mono", "s16"
+    packets = []
+    for number, part in enumerate(wave.reshape(-1, 960)):
+        frame = av.AudioFrame.from_ndarray(part[None], "s16", "mono")
+        frame.sample_rate, frame.pts = 48_000, number * 960
+        packets += [bytes(p) for p in encoder.encode(frame)]
+    return packets
+
+
+def beeps(path: Path) -> list[float]:
+    """When beeps begin in a file, in seconds."""
+    with av.open(str(path)) as container:
+        frames: list[Any] = list(container.decode(audio=0))
+    start = [np.abs(f.to_ndarray().astype(float)).max(axis=0) for f in frames]
+    times = [float(f.pts * f.time_base) + np.arange(f.samples) / f.sample_rate for f in frames]
+    level, at = np.concatenate(start), np.concatenate(times)
+    loud = at[level > level.max() / 3]
+    return [float(t) for n, t in enumerate(loud) if n == 0 or t - loud[n - 1] > 0.05]
+
+
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
     with socket.socket(socket.AF_INET, kind) as bound:
         bound.bind(("127.0.0.1", 0))

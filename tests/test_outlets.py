@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outlet_rig import SIZE, decoded, kept, picture, register
+from outlet_rig import SIZE, beeps, decoded, kept, opus, picture, register
 
 from stream.errors import SinkError
 from stream.frame import Frame, Image
 from stream.sinks import live, network, record
 from stream.sinks.live import check, connect, recognise
+from stream.sinks.muxed import opus_samples
 from stream.sinks.record import Recording, taken
 from stream.sinks.virtualcam import VirtualCamera
 
@@ -288,6 +289,36 @@ def test_a_recording_that_is_never_finished_plays(tmp_path: Path, name: str) -> 
     shutil.copyfile(tmp_path / name, left)  # as a kill would leave it
     sink.close()
     assert len(decoded(left)) >= 60 - 9
+
+
+@pytest.mark.parametrize("name", ["show.mp4", "show.ts", "show.mkv"])
+def test_sound_is_in_step_with_the_picture(tmp_path: Path, name: str) -> None:
+    """Packets of Opus go in as they come: some late, one lost, all by the pictures' clock."""
+    sink = Recording(tmp_path / name)
+    sink.sounds = True
+    sink.open(SIZE, 30)
+    packets = opus(3, (0.5, 2.0))
+    coming = [(number * 0.02, packet) for number, packet in enumerate(packets) if number != 60]
+    for number in range(90):
+        moment = number / 30
+        sink.show(Frame(picture(number), captured_at=1000 + moment))
+        while coming and coming[0][0] <= moment:
+            at, packet = coming.pop(0)
+            sink.hear(packet, 1000 + at + (0.015 if number % 7 == 0 else 0.0))
+    sink.close()
+    frames = decoded(tmp_path / name)
+    assert len(frames) == 90
+    first = float(frames[0].pts * frames[0].time_base)  # type: ignore[operator]
+    found = [at - first for at in beeps(tmp_path / name)]
+    assert found == pytest.approx([0.5, 2.0], abs=0.03)
+
+
+def test_how_long_a_packet_of_opus_is() -> None:
+    assert [opus_samples(p) for p in opus(0.06, ())] == [960] * 3
+    for first, samples in ((0b00000_0_00, 480), (0b00011_0_00, 2880), (0b01101_0_01, 1920), (0b10000_0_00, 120)):
+        assert opus_samples(bytes([first, 1])) == samples
+    assert opus_samples(bytes([0b11111_0_11, 3])) == 2880
+    assert opus_samples(b"") == opus_samples(b"\xff") == 0
 
 
 def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
-from outlet_rig import decoded
+from outlet_rig import decoded, opus
 from PIL import Image as Pictured
 from test_serve import refused
 from webrig import Room, Served, flat, served, together
@@ -99,6 +100,30 @@ def test_the_end_of_a_session_finishes_its_outputs(server: Served, session: str,
     comes_to(running)
     assert server.http.delete(session).status_code == 204
     assert len(decoded(tmp_path / "show.ts")) >= 5
+
+
+def test_the_sessions_sound_goes_along(server: Served, session: str, tmp_path: Path) -> None:
+    begun = server.call(server.house.sessions.find, session.rpartition("/")[2])
+    feed = server.call(begun.sound.feed)
+    server.http.post(f"{session}/outputs", json={"to": f"record:{tmp_path}/show.mp4"})
+    packets = iter(opus(20, (0.0, 20.0)))
+
+    def running() -> bool:
+        for number in range(15):
+            now = time.monotonic()
+            frame = Frame(flat(60), round(now * 90_000), captured_at=now)
+            server.call(server.answers.links[-1].receive, frame)
+            for _ in range(2):
+                server.call(feed.put, next(packets), round(now * 48_000) + number, now)
+            time.sleep(0.04)
+        return bool(server.http.get(f"{session}/outputs").json()["outputs"][0]["frames"] >= 15)
+
+    comes_to(running)
+    assert server.http.delete(session).status_code == 204
+    assert len(decoded(tmp_path / "show.mp4")) >= 10
+    with av.open(str(tmp_path / "show.mp4")) as container:
+        heard = list(container.decode(audio=0))
+    assert sum(frame.samples for frame in heard) >= 10 * 960
 
 
 @pytest.mark.parametrize(("body", "status", "says"), [

@@ -1,4 +1,4 @@
-"""Pictures of the page for the README, taken from the page itself: `python -m tools.screens live|clips [FOLDER]`.
+"""Pictures of the page for the README, taken from the page itself: `python -m tools.screens live|obs|clips [FOLDER]`.
 
 The built-in model paints a camera that shows a photo from the test set, slowly moved. Look at them before they go in.
 """
@@ -20,6 +20,7 @@ from stream.frame import Image
 from tools.builtin.pictures import photo, square
 from tools.chromium import Tab, chromium, driver, page
 from tools.observed import Observed, observed
+from tools.peers import ask
 from tools.stage import address
 
 if TYPE_CHECKING:
@@ -93,6 +94,26 @@ def phone(browser: Browser, server: Observed, folder: Path) -> None:
         taken(tab, folder / "page-phone.jpg")
 
 
+def obs(browser: Browser, server: Observed, folder: Path, place: Path) -> None:
+    """What stands without a page: joined from one, with its outputs, and as OBS' Browser Source sees it."""
+    settings = {"prompt": PROMPT, "width": SIDE, "height": SIDE}
+    ask(server.url, "PUT", "/api/sessions/live", {"source": str(place / "person.y4m"), "settings": settings})
+    for to in ("ndi:Livebrush", f"record:{place}/show.mp4", "udp://127.0.0.1:9000"):
+        ask(server.url, "POST", "/api/sessions/live/outputs", {"to": to})
+    with page(browser, f"{server.url}/?session=live", **DESKTOP) as tab:
+        tab.until("window.livebrush && livebrush.state === 'painting'", 60)
+        tab.until("document.querySelectorAll('#outputs li[data-state=running]').length === 3", 60)
+        tab.page.evaluate(
+            "() => { const s = document.querySelector('#outputs details'); s.open = true; s.scrollIntoView(); }"
+        )
+        tab.wait(3.0)
+        taken(tab, folder / "obs-outputs.jpg")
+    with page(browser, f"{server.url}/view?session=live", viewport={"width": SIDE, "height": SIDE}) as tab:
+        tab.until("document.querySelector('#picture').classList.contains('live')", 30)
+        tab.wait(1.0)
+        taken(tab, folder / "obs-view.jpg")
+
+
 def clips(browser: Browser, server: Observed, folder: Path, place: Path) -> None:
     """The page of clips while a photo is made into one, and after, on a phone."""
     picture = place / "astronaut.png"
@@ -138,6 +159,9 @@ def main(what: str = "live", folder: Path = IMAGES) -> None:
     with tempfile.TemporaryDirectory() as place, driver() as started:
         film, queue = Path(place) / "person.y4m", Path(place) / "clips"
         with observed(model="builtin", clips=str(queue)) as server, chromium(started, person(film)) as browser:
+            if what == "obs":
+                obs(browser, server, folder, Path(place))
+                return
             if what == "clips":
                 clips(browser, server, folder, Path(place))
                 return

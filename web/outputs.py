@@ -14,6 +14,7 @@ from stream.errors import SinkError
 from stream.sinks import live
 from stream.sinks.host import SinkHost
 from web.errors import RefusalError
+from web.media.sound import Sound
 from web.messages import OutputFacts, OutputsTold
 from web.pictures import Pictures, Watcher
 
@@ -21,13 +22,14 @@ MOST = 8  # outputs of one session
 
 
 class Output:
-    """One output at work: its host, and what brings it pictures."""
+    """One output at work: its host, and what brings it pictures and sound."""
 
-    def __init__(self, host: SinkHost, watcher: Watcher) -> None:
+    def __init__(self, host: SinkHost, watcher: Watcher, sound: Sound) -> None:
         self.id = secrets.token_urlsafe(8)
         self.host = host
-        self._watcher = watcher
-        self._job = asyncio.get_running_loop().create_task(self._bring())
+        self._watcher, self._sound, self._listener = watcher, sound, sound.listen()
+        loop = asyncio.get_running_loop()
+        self._jobs = [loop.create_task(self._bring()), loop.create_task(self._sing())]
         host.start()
 
     @property
@@ -46,18 +48,25 @@ class Output:
 
     async def close(self) -> None:
         self._watcher.close()
-        await asyncio.gather(self._job, self.host.close())
+        self._listener.close()
+        await asyncio.gather(*self._jobs, self.host.close())
 
     async def _bring(self) -> None:
         async for picture in self._watcher:
+            if self._sound.fed:
+                self.host.expect_sound()  # before the picture that it opens for
             self.host.put(picture.frame)
+
+    async def _sing(self) -> None:
+        async for heard in self._listener:
+            self.host.hear(heard.data, heard.captured_at)
 
 
 class Outputs:
     """Every output of a session, by its id. All on the event loop; `tell` hears of every change."""
 
-    def __init__(self, pictures: Pictures, tell: Callable[[OutputsTold], None]) -> None:
-        self._pictures, self._tell = pictures, tell
+    def __init__(self, pictures: Pictures, sound: Sound, tell: Callable[[OutputsTold], None]) -> None:
+        self._pictures, self._sound, self._tell = pictures, sound, tell
         self._by_id: dict[str, Output] = {}
         self._closed = False
 
@@ -83,7 +92,7 @@ class Outputs:
             raise RefusalError(503, f"{MOST} outputs are there already: end one of them", headers={"Retry-After": "10"})
         if self._closed:
             raise RefusalError(503, "the session ends: begin a new one", headers={"Retry-After": "1"})
-        output = Output(SinkHost(target, self._changed), self._pictures.watch())
+        output = Output(SinkHost(target, self._changed), self._pictures.watch(), self._sound)
         self._by_id[output.id] = output
         self._changed()
         return output.facts

@@ -144,7 +144,7 @@ class Session:
         its id is the page's secret."""
         self.id, self.source, self.pictures = secrets.token_urlsafe(16), title(source), Pictures()
         self.name, self.sound = name, Sound(lambda: self.source in BROUGHT)  # of a machine's source nobody brings any
-        self.outputs = Outputs(self.pictures, self.tell)
+        self.outputs = Outputs(self.pictures, self.sound, self.tell)
         self.page: Page | None = None
         self.publishing = Publishing(name, self._tell_state, self._gone)
         self.viewers: dict[str, Page] = {}

@@ -18,7 +18,7 @@ from stream.errors import SinkError
 from stream.frame import Frame
 from stream.mailbox import Boxes, Memory, Pulse
 from stream.sinks.live import LiveSink, connect, recognise
-from stream.sinks.orders import Bell, Failed, Looked, Moved, Opened, Opening, Start, Stop
+from stream.sinks.orders import Bell, Failed, Heard, Looked, Moved, Opened, Opening, Sounds, Start, Stop
 from stream.wire import Tell, Wire, bind_to, leave
 
 TURN_S = 0.25  # the longest rest, so that the pulse goes on
@@ -47,6 +47,11 @@ class Showing:
                 case Bell():
                     self._look()
                     self._wire.send(Looked())
+                case Sounds() if self._sink.hears and not self._sink.sounds:
+                    self._expect()
+                case Heard() if self._sink.sounds and self._size is not None:
+                    self._pulse.beat("tick")
+                    self._sink.hear(message.data, message.captured_at)
             self._repeat()
 
     def finish(self) -> None:
@@ -68,6 +73,13 @@ class Showing:
         letter = self._boxes.inbox.take() if self._boxes is not None else None
         if letter is not None:
             self._show(letter.frame)
+
+    def _expect(self) -> None:
+        """Sound comes along: the next picture opens the sink for it. What was open without is finished."""
+        if self._size is not None:
+            self.finish()
+            self._size = None
+        self._sink.sounds = True
 
     def _repeat(self) -> None:
         due = self._sink.repeats_s

@@ -23,7 +23,7 @@ from stream.live import safely
 from stream.mailbox import Boxes
 from stream.process import Child
 from stream.sinks.live import OPENS_S, Target
-from stream.sinks.orders import Bell, Failed, Looked, Moved, Opened, Opening, Start, Stop
+from stream.sinks.orders import Bell, Failed, Heard, Looked, Moved, Opened, Opening, Sounds, Start, Stop
 
 log = logging.getLogger("livebrush")
 RATE = 30.0  # pictures a second, about
@@ -51,6 +51,7 @@ class SinkProcess(Child):
     """The process: it does nothing before `begin`, whose `hear` gets its messages."""
 
     NAME, MAIN, BELL = "output", "stream.sinks.child", Bell()
+    NICE = 5  # of what it does, painting comes first: one that is started again and again costs it nothing
 
     def begin(self, text: str, hear: Callable[[Any], None]) -> None:
         self._hear = hear
@@ -88,6 +89,13 @@ class Life:
         self._put_here += 1
         self.process.ring()
 
+    def expect_sound(self) -> None:
+        self.process.send(Sounds())
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        if self.opened_at is not None:  # while it opens, packets would pile up in the pipe
+            self.process.send(Heard(data, captured_at))
+
     @property
     def counts(self) -> tuple[int, int]:
         """Pictures that the sink took, and that newer ones overwrote."""
@@ -99,6 +107,7 @@ class Life:
     def heard(self, message: Any) -> None:
         match message:
             case Opening():
+                self.opened_at = None
                 self._opens_s = float("inf") if message.seconds is None else message.seconds
                 self._opened(message.seconds, False)
             case Opened():
@@ -148,6 +157,7 @@ class SinkHost:
         self.restarts = 0
         self._told, self._limits = told, limits
         self._life: Life | None = None
+        self._sounds = False
         self._newest: Frame | None = None  # for a sink that begins anew while nothing comes
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -165,6 +175,18 @@ class SinkHost:
         else:
             self._life.put(frame)
         self._newest = frame
+
+    def expect_sound(self) -> None:
+        """Sound comes along: a sink that can take it is opened for it, or anew. A second time does nothing."""
+        if not self._sounds:
+            self._sounds = True
+            if self._life is not None:
+                self._life.expect_sound()
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        """A packet of Opus, for a sink that takes sound."""
+        if self._life is not None and self._sounds:
+            self._life.hear(data, captured_at)
 
     @property
     def frames(self) -> int:
@@ -216,6 +238,8 @@ class SinkHost:
             return f"no process can be started ({error.strerror or error}): end others first", False
         self._life = life = Life(process, self._limits, self._opened)
         process.begin(self.target.text, life.heard)
+        if self._sounds:
+            life.expect_sound()
         if self._closing.is_set():
             process.send(Stop())
         elif self._newest is not None:

@@ -31,6 +31,8 @@ class LiveSink(ABC):
     closed, and a new one tried later, in a new process."""
 
     repeats_s: float | None = None  # the last picture is shown again where none came for so long
+    hears = False  # whether it can take sound
+    sounds = False  # whether sound comes along: set before `open`
     opens_s: float | None = OPENS_S  # longest time for `open` before it counts as stuck; None: it may wait for somebody
 
     @abstractmethod
@@ -40,6 +42,10 @@ class LiveSink(ABC):
     @abstractmethod
     def show(self, frame: Frame) -> None:
         """The next picture."""
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        """A packet of Opus (RFC 6716), by the clock of the frames' `captured_at`; only where it `sounds`."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

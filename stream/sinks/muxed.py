@@ -21,6 +21,9 @@ TICKS = 90_000  # a second: the clock of MPEG-TS and RTP
 STEP = TICKS // 400  # least ticks between two pictures: FLV counts whole milliseconds
 KEY_S = 1.0  # from one key frame to the next: how long somebody who joins waits
 BT709 = 1  # ITU-T H.273, table 4
+HERTZ = 48_000  # of Opus' clock, whatever is in it (RFC 7587 section 4.1)
+SLACK = HERTZ // 20  # samples by which sound may be off before it jumps
+WAITS_US = 200_000  # the longest that pictures wait for sound which does not come
 LIVE = {"preset": "superfast", "tune": "zerolatency", "sc_threshold": "0"}
 
 
@@ -31,6 +34,7 @@ class Way:
     muxer: str
     options: Mapping[str, str]
     timeout_s: float | None = None
+    sound: bool = False  # whether it takes Opus
 
 
 def steady(size: tuple[int, int]) -> dict[str, str]:
@@ -48,16 +52,19 @@ class Muxed:
     """An open container with one picture track. Raises what FFmpeg does: `av.FFmpegError`, OSError."""
 
     def __init__(self, to: str | IO[bytes], way: Way, size: tuple[int, int], rate: float,
-                 encoder: Mapping[str, str]) -> None:  # fmt: skip
+                 encoder: Mapping[str, str], sounds: bool = False) -> None:  # fmt: skip
+        """`sounds`: whether there is a sound track as well, where `way` has a place for it."""
+        options = {"max_interleave_delta": str(WAITS_US), **way.options}
         self._container: OutputContainer = av.open(
-            to, "w", way.muxer, container_options=dict(way.options), timeout=way.timeout_s, buffer_size=1316
+            to, "w", way.muxer, container_options=options, timeout=way.timeout_s, buffer_size=1316
         )
         self._size = size[0] // 2 * 2, size[1] // 2 * 2
         self._reformatter = VideoReformatter()  # keeps swscale's tables from picture to picture
         self._start: float | None = None
-        self._last, self._key_at = -STEP, 0
+        self._last, self._key_at, self._heard = -STEP, 0, 0
         try:
             self._stream = self._made(rate, encoder)
+            self._sound = self._container.add_stream("libopus", rate=HERTZ) if sounds and way.sound else None
             self._container.start_encoding()
         except BaseException:
             self.abandon()
@@ -71,6 +78,22 @@ class Muxed:
         if picture.pict_type == PictureType.I:
             self._key_at = picture.pts + round(KEY_S * TICKS)
         self._container.mux(self._stream.encode(picture))
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        """A packet of Opus, as it is. Its time goes on from the last one's, unless it is off by more than `SLACK`."""
+        samples = opus_samples(data)
+        if self._sound is None or self._start is None or not samples:
+            return
+        at = round((captured_at - self._start) * HERTZ)
+        if abs(at - self._heard) < SLACK:
+            at = self._heard
+        if at < self._heard:  # before the first picture, or what the last packets were too long for
+            return
+        packet: Any = av.Packet(data)
+        packet.stream, packet.pts, packet.dts = self._sound, at, at
+        packet.time_base, packet.duration = Fraction(1, HERTZ), samples
+        self._heard = at + samples
+        self._container.mux_one(packet)
 
     def close(self) -> None:
         """The encoder's last packets, and the container's end."""
@@ -116,3 +139,18 @@ class Muxed:
             interpolation=Interpolation.AREA,
             threads=1,
         )
+
+
+def opus_samples(data: bytes) -> int:
+    """Samples at 48 kHz of a packet of Opus, by its first bytes (RFC 6716 section 3.1); 0 where it is none."""
+    if not data:
+        return 0
+    mode, code = data[0] >> 3, data[0] & 3
+    if mode < 12:
+        frame = (480, 960, 1920, 2880)[mode & 3]  # SILK
+    elif mode < 16:
+        frame = (480, 960)[mode & 1]  # both
+    else:
+        frame = (120, 240, 480, 960)[mode & 3]  # CELT
+    count = (1, 2, 2, data[1] & 63 if len(data) > 1 else 0)[code]
+    return frame * count

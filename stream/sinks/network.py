@@ -28,8 +28,8 @@ ENDS_S = 1.0
 AT_ONCE = {"flush_packets": "1"}
 MICROSECONDS = str(int(CONNECTS_S * 1e6))
 WAYS = {
-    "udp": Way("mpegts", {"pkt_size": str(PACKET), **AT_ONCE}),
-    "srt": Way("mpegts", AT_ONCE),
+    "udp": Way("mpegts", {"pkt_size": str(PACKET), **AT_ONCE}, sound=True),
+    "srt": Way("mpegts", AT_ONCE, sound=True),
     "rtmp": Way("flv", {"rw_timeout": MICROSECONDS, "flvflags": "no_duration_filesize"}, CONNECTS_S),
     "rtmps": Way("flv", {"rw_timeout": MICROSECONDS, "flvflags": "no_duration_filesize"}, CONNECTS_S),
     "rtsp": Way("rtsp", {"rtsp_transport": "tcp", "timeout": MICROSECONDS}, CONNECTS_S),
@@ -51,11 +51,12 @@ class Sending(LiveSink):
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self.hears = WAYS[target.kind].sound
         self._muxed: Muxed | None = None
 
     def open(self, size: tuple[int, int], rate: float) -> None:
         try:
-            self._muxed = Muxed(self._target.where, WAYS[self._target.kind], size, rate, steady(size))
+            self._muxed = Muxed(self._target.where, WAYS[self._target.kind], size, rate, steady(size), self.sounds)
         except (av.FFmpegError, OSError) as error:
             raise self._told(error) from error
 
@@ -63,6 +64,13 @@ class Sending(LiveSink):
         assert self._muxed is not None
         try:
             self._muxed.write(frame)
+        except (av.FFmpegError, OSError) as error:
+            raise self._told(error) from error
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        assert self._muxed is not None
+        try:
+            self._muxed.hear(data, captured_at)
         except (av.FFmpegError, OSError) as error:
             raise self._told(error) from error
 
@@ -83,6 +91,8 @@ class Sending(LiveSink):
 class Srt(LiveSink):
     """Through ffmpeg. As a listener (`?mode=listener`) it waits until somebody calls."""
 
+    hears = True
+
     def __init__(self, target: Target) -> None:
         self._target = target
         listens = parse_qs(urlsplit(target.where).query).get("mode") == ["listener"]
@@ -94,7 +104,7 @@ class Srt(LiveSink):
         self._pump = Pump(self._target.where)
         try:
             self._pump.connected()
-            self._muxed = Muxed(self._pump.stdin, WAYS["srt"], size, rate, steady(size))
+            self._muxed = Muxed(self._pump.stdin, WAYS["srt"], size, rate, steady(size), self.sounds)
         except (av.FFmpegError, OSError) as error:
             raise self._told() from error
 
@@ -102,6 +112,13 @@ class Srt(LiveSink):
         assert self._muxed is not None
         try:
             self._muxed.write(frame)
+        except (av.FFmpegError, OSError) as error:
+            raise self._told() from error
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        assert self._muxed is not None
+        try:
+            self._muxed.hear(data, captured_at)
         except (av.FFmpegError, OSError) as error:
             raise self._told() from error
 

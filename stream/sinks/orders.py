@@ -36,6 +36,19 @@ class Bell:
 
 
 @dataclass(frozen=True)
+class Sounds:
+    """Sound will come along from now on."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A packet of sound, Opus, by the clock of the pictures' `captured_at`."""
+
+    data: bytes
+    captured_at: float
+
+
+@dataclass(frozen=True)
 class Stop:
     """Finish what was taken, and end."""
 

@@ -23,9 +23,9 @@ FRAGMENT_US = 250_000
 AT_ONCE = {"flush_packets": "1"}
 WAYS = {
     ".mp4": Way("mp4", {"movflags": "+frag_keyframe+empty_moov+default_base_moof",
-                        "frag_duration": str(FRAGMENT_US), **AT_ONCE}),
-    ".mkv": Way("matroska", {"cluster_time_limit": str(FRAGMENT_US // 1000), **AT_ONCE}),
-    ".ts": Way("mpegts", AT_ONCE),
+                        "frag_duration": str(FRAGMENT_US), **AT_ONCE}, sound=True),
+    ".mkv": Way("matroska", {"cluster_time_limit": str(FRAGMENT_US // 1000), **AT_ONCE}, sound=True),
+    ".ts": Way("mpegts", AT_ONCE, sound=True),
 }  # fmt: skip
 ROOM, REST = 2**26, 2**24  # bytes that must be free to begin, and that are left to others
 LOOK_S = 1.0  # between two looks at the disk
@@ -33,6 +33,8 @@ LOOK_S = 1.0  # between two looks at the disk
 
 class Recording(LiveSink):
     """`path` is the name that is used where it is free; else the time is put behind it."""
+
+    hears = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +48,7 @@ class Recording(LiveSink):
         self._look(ROOM)
         self.path = taken(self._asked, datetime.now().astimezone())
         try:
-            self._muxed = Muxed(str(self.path), WAYS[self.path.suffix.lower()], size, rate, kept())
+            self._muxed = Muxed(str(self.path), WAYS[self.path.suffix.lower()], size, rate, kept(), self.sounds)
         except (av.FFmpegError, OSError) as error:
             with suppress(OSError):
                 self.path.unlink()
@@ -58,6 +60,13 @@ class Recording(LiveSink):
             self._look(REST)
         try:
             self._muxed.write(frame)
+        except (av.FFmpegError, OSError) as error:
+            raise self._told(error) from error
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        assert self._muxed is not None
+        try:
+            self._muxed.hear(data, captured_at)
         except (av.FFmpegError, OSError) as error:
             raise self._told(error) from error
 

@@ -153,6 +153,11 @@ class Sound:
         return median(self._ways) if self._ways else None
 
     @property
+    def fed(self) -> bool:
+        """Whether somebody ever brought sound."""
+        return self._feed is not None
+
+    @property
     def listeners(self) -> int:
         return len(self._listeners)
 
