@@ -327,6 +327,20 @@ def test_ctrl_c_is_no_error(process: Any, ready: bool) -> None:
 
 
 @POSIX
+def test_a_camera_that_is_away_is_waited_for(process: Any) -> None:
+    server = process("--model", PASS_THROUGH, "--size", "64x64", "--source", "camera:97")
+    server.ready()
+    with connect(server.url.replace("http", "ws") + "/api/sessions/ws", compression=None) as ws:
+        ws.send(json.dumps({"type": "hello", "source": "server"}))
+        told = [json.loads(ws.recv(10)) for _ in range(2)]
+        while not any("camera 97 is not there or is in use" in message.get("notice", "") for message in told):
+            told.append(json.loads(ws.recv(10)))
+    code, _, said = server.stop(signal.SIGTERM)
+    assert code == 0
+    assert said.count("camera 97 is not there or is in use") == 1, "not at every attempt"
+
+
+@POSIX
 def test_a_worker_that_is_killed_comes_back_and_nobody_is_cut_off(process: Any) -> None:
     server = process("--model", PASS_THROUGH, "--size", "64x64")
     server.ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import threading
@@ -15,14 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 from media import number, numbers, video
 from ndi_rig import discovery
 from source_rig import FPS, NO_X, Rtsp, Screen, Told, Web, free_port, transport_stream, xvfb
 from typer.testing import CliRunner
-from webrig import SDP, WATCHES, FakeSupervisor, Room, served, together
+from webrig import SDP, WATCHES, Room, served, together
+from websockets.sync.client import connect
 
 import livebrush
 from stream.errors import SourceError
@@ -30,9 +31,7 @@ from stream.fakes import EchoModel
 from stream.sources import camera, check, kind_of, listed, ndi, open_source, shown, url, windows
 from stream.sources.relay import Relay
 from web import inputs, pump
-from web.access import SCOPE, Role
-from web.app import create_app
-from web.config import Config
+from web.config import Access
 from web.errors import RefusalError
 from web.inputs import Pumps
 
@@ -541,6 +540,20 @@ def test_an_ndi_source_is_found_received_and_lost(network: None, monkeypatch: py
         sending.stop()
 
 
+def test_an_ndi_source_that_comes_later_is_found_as_soon(network: None) -> None:
+    """The library's own thread looks for others every five seconds only, once it knows one."""
+    ears, sending = ndi.finder(), []
+    try:
+        for name in (f"first {free_port()}", f"second {free_port()}"):
+            sending.append(Sending(name))
+            began = time.monotonic()
+            assert ndi.heard(ears, name) == socket_name(name)
+            assert time.monotonic() - began < 4
+    finally:
+        for one in sending:
+            one.stop()
+
+
 def socket_name(stream: str) -> str:
     """How NDI calls a stream of this machine."""
     import socket
@@ -870,6 +883,29 @@ def test_a_session_takes_its_pictures_from_elsewhere(hasty: None) -> None:
     together(job)
 
 
+def test_a_publisher_waits_while_its_session_takes_another_source(hasty: None) -> None:
+    async def job() -> None:
+        eye = Told(1)
+        room = Room(pumps=Pumps(None, Plan(eye=[eye])), paints=True)
+        room.worker.start()
+        session = room.sessions.stand("live", "whip")
+        await session.publish(SDP)
+        stream, link = room.worker.streams[-1], room.answers.links[-1]
+        pictures = iter(Told(99))
+        link.receive(next(pictures))
+        session.switch("eye")
+        await until(lambda: stream.frames[-1].image[0, 0, 0] == 1)
+        link.receive(next(pictures))
+        assert stream.frames[-1].image[0, 0, 0] == 1
+        session.switch("whip")
+        link.receive(next(pictures))
+        assert stream.frames[-1].image[0, 0, 0] == 99
+        await room.sessions.close_all("done")
+        await room.sessions.pumps.close()
+
+    together(job)
+
+
 def test_settings_do_not_wipe_what_is_said_of_the_source(hasty: None) -> None:
     async def job() -> None:
         room = Room(pumps=Pumps(None, Plan(eye=[SourceErrors("the cable came off")] * 1000)))
@@ -932,39 +968,31 @@ def test_the_api_lists_opens_and_switches_sources(tmp_path: Path, web: Web) -> N
 
 
 def test_what_this_machine_sees_is_for_admins() -> None:
-    async def job() -> None:
-        app = create_app(Config(port=80), FakeSupervisor(), pumps=Pumps("testcard"), answers=fake_answers())
-        role = Role.CONTROL
-
-        async def guarded(scope: Any, receive: Any, send: Any) -> None:
-            scope[SCOPE] = role
-            await app(scope, receive, send)
-
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(guarded)
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:80") as http:
-                offer = {"sdp": SDP, "type": "offer"}
-                session = (await http.post("/api/sessions", json=offer)).headers["Location"]
-                assert (await http.post("/api/sessions", json=offer | {"source": "server"})).status_code == 201
-                asked = [http.get("/api/sources"), http.get(f"{session}/source"),
-                         http.put(f"{session}/source", json={"source": "testcard"}),
-                         *(http.post("/api/sessions", json=offer | {"source": source})
-                           for source in ("testcard", "screen", "http://127.0.0.1:1/", "/etc/passwd"))]  # fmt: skip
-                for one in asked:
-                    answer = await one
-                    assert (answer.status_code, "role admin" in answer.json()["error"]) == (403, True)
-                role = Role.NOBODY
-                assert (await http.post("/api/sessions", json=offer)).status_code == 401
-                role = Role.ADMIN
-                assert (await http.get("/api/sources")).status_code == 200
-
-    together(job)
-
-
-def fake_answers() -> Any:
-    from webrig import FakeAnswers
-
-    return FakeAnswers()
+    words = {role: f"{role}-{'x' * 32}" for role in ("view", "control", "admin")}
+    tokens = tuple(f"{role}:{word}" for role, word in words.items())
+    with served(pumps=Pumps("testcard"), access=Access(tokens=tokens)) as server:
+        http = lambda role, *asked, **more: server.http.request(  # noqa: E731
+            *asked, headers={"Authorization": f"Bearer {words[role]}"}, **more
+        )
+        offer = {"sdp": SDP, "type": "offer"}
+        place = http("control", "POST", "/api/sessions", json=offer).headers["Location"]
+        own = http("control", "POST", "/api/sessions", json=offer | {"source": "server"})
+        assert own.status_code == 201, "the source that it was started with is everybody's"
+        for asked, body in [
+            (("GET", "/api/sources"), None), (("GET", f"{place}/source"), None),
+            (("PUT", f"{place}/source"), {"source": "testcard"}),
+            *((("POST", "/api/sessions"), offer | {"source": source})
+              for source in ("testcard", "screen", "http://127.0.0.1:1/", "/etc/passwd")),
+        ]:  # fmt: skip
+            refused = http("control", *asked, json=body)
+            assert (refused.status_code, "role admin" in refused.json()["error"]) == (403, True), asked
+        hello = {"type": "hello", "source": "http://127.0.0.1:1/"}
+        with connect(server.url.replace("http", "ws") + "/api/sessions/ws",
+                     additional_headers={"Authorization": f"Bearer {words['control']}"}) as ws:  # fmt: skip
+            ws.send(json.dumps(hello))
+            assert json.loads(ws.recv(10))["status"] == 403
+        assert http("view", "POST", "/api/sessions", json=offer).status_code == 403
+        assert http("admin", "PUT", f"{place}/source", json={"source": "testcard"}).status_code == 200
 
 
 def test_a_kind_that_does_not_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

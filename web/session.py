@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from stream.control.hub import Hub
@@ -267,7 +268,7 @@ class Session:
     async def answer(self, sdp: str) -> str:
         """Connects the page that made the offer; the answer's SDP. OfferError where the offer is bad."""
         channel = Channel(self, "webrtc", clock=self._world.clock)
-        receive = self.page_sent if self.source == "page" else None
+        receive = partial(self.brought, "page") if self.source == "page" else None
         link, answer = await self._world.answers(
             sdp, receive=receive, pictures=self.pictures, control=channel, on_closed=self._gone, shape=self.shape,
             sound=self.sound,
@@ -312,8 +313,8 @@ class Session:
 
         async def connect(left: Callable[[str], None]) -> tuple[Link, str]:
             link, answer = await self._world.answers(
-                sdp, receive=self._published, pictures=None, control=None, on_closed=left, shape=self.shape,
-                sound=self.sound,
+                sdp, receive=partial(self.brought, "whip"), pictures=None, control=None, on_closed=left,
+                shape=self.shape, sound=self.sound,
             )  # fmt: skip
             await self._still_open(link)
             return link, answer
@@ -363,24 +364,19 @@ class Session:
     def switch(self, source: SourceName) -> None:
         """Takes its pictures from elsewhere from now on: the last one stays until the next comes. RefusalError where
         there is no such source."""
-        if source in BROUGHT and source != self._first_source:
-            raise RefusalError(422, f"this session has no pictures from a {source}: begin one with that source")
         if source not in BROUGHT:
             self._world.pumps.text(source)
+        elif source != self._first_source and not (source == "whip" and self.name is not None):
+            raise RefusalError(422, f"this session has no pictures from a {source}: begin one with that source")
         self._let_go()
         self.source, self._asked_source = title(source), source
         self._take()
         self._tell_source()
 
-    def page_sent(self, frame: Frame) -> None:
-        """A picture of the page, which is left aside while the session takes another source."""
+    def brought(self, by: SourceName, frame: Frame) -> None:
+        """A picture that a page or a publisher sends, which is left aside while the session takes another source."""
         self.last_input = self._world.clock()
-        if self.source == "page":
-            self.receive(frame)
-
-    def _published(self, frame: Frame) -> None:
-        """A picture of the publisher, which is left aside likewise."""
-        if self.source == "whip":
+        if self.source == by:
             self.receive(frame)
 
     def _take(self) -> None:

@@ -183,7 +183,7 @@ class Socket:
                 self._complain(str(error))
             else:
                 self._wrong = 0
-                self._session.page_sent(frame)
+                self._session.brought("page", frame)
 
     def _complain(self, text: str) -> None:
         self._wrong += 1

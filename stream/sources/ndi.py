@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from importlib import import_module
 from typing import Any
@@ -30,9 +29,13 @@ class NdiSource(Source):
 
     endless = True
 
-    def __init__(self, name: str, receiver: Any, frame: Any, clock: Callable[[], float] = time.monotonic,
-                 wait: Wait = time.sleep) -> None:  # fmt: skip
-        self.name, self._receiver, self._frame, self._clock, self._wait = name, receiver, frame, clock, wait
+    def __init__(
+        self, name: str, receiver: Any, frame: Any, ears: Any, clock: Callable[[], float] = time.monotonic,
+        wait: Wait = time.sleep,
+    ) -> None:  # fmt: skip
+        """`ears` owns the source's address, which the receiver goes back to."""
+        self.name, self._receiver, self._frame, self._ears = name, receiver, frame, ears
+        self._clock, self._wait = clock, wait
         self._seen: float | None = None
         first = self._next(FIRST_S)
         if first is None:
@@ -57,7 +60,7 @@ class NdiSource(Source):
     def close(self) -> None:
         if self._receiver is not None:
             self._receiver.disconnect()
-            self._receiver = None
+            self._receiver = self._ears = None
 
     def _next(self, patience_s: float) -> Image | None:
         """The next picture that was not seen; None where none comes for so long."""
@@ -88,15 +91,12 @@ def library(module: str) -> Any:
         raise SourceError(f"NDI needs cyndilib ({error}): pip install 'livebrush[ndi]'") from error
 
 
-@contextmanager
-def finding() -> Iterator[Any]:
-    """What listens for NDI sources; it needs avahi on Linux."""
-    finder = library("finder").Finder()
-    finder.open()
-    try:
-        yield finder
-    finally:
-        finder.close()
+def finder() -> Any:
+    """What listens for NDI sources; it needs avahi on Linux. `update_sources()` says what it has heard of.
+
+    Its own thread is not started: once it knows a source, it looks for others every five seconds only.
+    """
+    return library("finder").Finder()
 
 
 def matching(wanted: str, names: list[str]) -> str | None:
@@ -115,25 +115,23 @@ def check(text: str) -> None:
 
 def connect(text: str) -> NdiSource:
     check(text)
-    wanted = text.removeprefix("ndi:").strip()
-    with finding() as finder:
-        name = heard(finder, wanted)
-        formats, receiving = library("wrapper.ndi_recv"), library("receiver")
-        receiver = receiving.Receiver(
-            color_format=formats.RecvColorFormat.RGBX_RGBA, bandwidth=formats.RecvBandwidth.highest,
-            recv_name="Livebrush",
-        )  # fmt: skip
-        frame = library("video_frame").VideoFrameSync()
-        receiver.frame_sync.set_video_frame(frame)
-        receiver.set_source(finder.get_source(name))
-        try:
-            return NdiSource(f"ndi:{name}", receiver, frame)
-        except SourceError:
-            receiver.disconnect()
-            raise
+    ears = finder()
+    name = heard(ears, text.removeprefix("ndi:").strip())
+    formats = library("wrapper.ndi_recv")
+    receiver = library("receiver").Receiver(
+        color_format=formats.RecvColorFormat.RGBX_RGBA, bandwidth=formats.RecvBandwidth.highest, recv_name="Livebrush"
+    )
+    frame = library("video_frame").VideoFrameSync()
+    receiver.frame_sync.set_video_frame(frame)
+    receiver.set_source(ears.get_source(name))
+    try:
+        return NdiSource(f"ndi:{name}", receiver, frame, ears)
+    except SourceError:
+        receiver.disconnect()
+        raise
 
 
-def heard(finder: Any, wanted: str) -> str:
+def heard(ears: Any, wanted: str) -> str:
     """Waits until the source is heard of: its full name. SourceError names those that were.
 
     It is asked again and again: the library's own `wait_for_sources` holds the GIL.
@@ -141,7 +139,7 @@ def heard(finder: Any, wanted: str) -> str:
     end = time.monotonic() + FIND_S
     names: list[str] = []
     while time.monotonic() < end:
-        names = finder.get_source_names()
+        names = ears.update_sources()
         if name := matching(wanted, names):
             return name
         time.sleep(0.05)
@@ -151,6 +149,6 @@ def heard(finder: Any, wanted: str) -> str:
 
 def listed() -> list[Listed]:
     """What is heard of within a moment."""
-    with finding() as finder:
-        time.sleep(LIST_S)
-        return [Listed(f"ndi:{name}", name, "ndi") for name in sorted(finder.get_source_names())]
+    ears = finder()
+    time.sleep(LIST_S)
+    return [Listed(f"ndi:{name}", name, "ndi") for name in sorted(ears.update_sources())]
