@@ -530,7 +530,7 @@ def test_the_beat_over_http(http: httpx.Client) -> None:
     assert http.put("/api/beat", json={"bpm": 5}).status_code == 422
     assert http.post("/api/beat/tap", json={}).json()["lead"] == "tap"
     assert http.post("/api/beat/tap", json={"x": 1}).status_code == 422
-    assert http.post("/api/beat/tap", content=b"").status_code == 422
+    assert http.post("/api/beat/tap").status_code == 200, "a button of a script"
 
 
 def test_followers_over_http(http: httpx.Client, server: Served) -> None:

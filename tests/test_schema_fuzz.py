@@ -5,6 +5,7 @@ No answer is a 500, every status is one that the document knows, and every body 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -16,14 +17,15 @@ import schemathesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis
 from schemathesis.checks import CHECKS
-from webrig import FakeSupervisor, Served, served
+from webrig import FakeAnswers, FakeLink, FakeSupervisor, Served, served
 
 from stream.config import Lora, ModelSpec
 from stream.settings import Settings
 from web.app import create_app
 from web.config import Config, Control
+from web.media.ice import RestartError
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))  # of each operation
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))  # of each operation
 SPEC = ModelSpec("fake", "fake", settings=Settings.checked(width=64, height=64), loras=(Lora("ink.safetensors", 0.0),))
 SCHEMA = schemathesis.openapi.from_dict(create_app(Config(), FakeSupervisor(SPEC)).openapi())  # type: ignore[arg-type]
 CONTROL = {
@@ -33,9 +35,36 @@ CONTROL = {
     ("PUT", "/api/sessions/{session}/follows/{setting}"), ("DELETE", "/api/sessions/{session}/follows/{setting}"),
     ("GET", "/api/midi"), ("PUT", "/api/midi"), ("POST", "/api/midi/learn"), ("GET", "/api/osc"),
 }  # fmt: skip
+SAID = ("application/sdp", "application/trickle-ice-sdpfrag")
 THERE = {"session": ["live"], "setting": ["strength", "steps", "prompt"], "name": ["calm", "Neon night", "live"]}
 NAMES = ("status_code_conformance", "content_type_conformance", "response_schema_conformance",
          "response_headers_conformance")  # fmt: skip
+
+
+@schemathesis.serializer(*SAID)
+def plainly(_context: Any, value: Any) -> bytes:
+    """Offers are text."""
+    return str(value).encode("utf-8", "replace")
+
+
+class Ice:
+    """The ICE of a connection by hand: every candidate is taken, and a restart is not possible."""
+
+    tag, remote, section = "1", None, None
+
+    async def trickle(self, candidates: Any) -> None: ...
+
+    async def restart(self, credentials: Any, candidates: Any) -> Any:
+        raise RestartError("nothing is open: begin anew")
+
+
+class Connections(FakeAnswers):
+    """Every offer is answered, also of WHIP and WHEP."""
+
+    async def __call__(self, offer_sdp: str, **more: Any) -> tuple[FakeLink, str]:
+        link, answer = await super().__call__(offer_sdp, **more)
+        link.ice = Ice()  # type: ignore[attr-defined]
+        return link, answer
 
 
 def checks() -> list[Any]:
@@ -45,7 +74,9 @@ def checks() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(worker=FakeSupervisor(SPEC), control=Control(folder=tmp_path_factory.mktemp("fuzz"))) as running:
+    folder = tmp_path_factory.mktemp("fuzz")
+    given = {"worker": FakeSupervisor(SPEC), "answers": Connections(), "control": Control(folder=folder)}
+    with contextlib.chdir(folder), served(**given) as running:  # an output could be a file
         yield running
 
 

@@ -339,8 +339,8 @@ async def set_beat(asked: BeatAsked, has: Has) -> BeatFacts:
 
 
 @router.post("/api/beat/tap", dependencies=STEER, responses=says(*ASKS), tags=["control"])
-async def tap(_body: Nothing, has: Has) -> BeatFacts:
-    """A beat, now; the last taps make the tempo. The body is `{}`."""
+async def tap(has: Has, _body: Nothing | None = None) -> BeatFacts:
+    """A beat, now; the last taps make the tempo. A body is not needed."""
     has.hub.beat.tap(has.hub.clock())
     return await beat(has)
 

@@ -92,6 +92,11 @@ def says(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": STATUSES[status]} for status in statuses}
 
 
+def in_path(*names: str) -> dict[str, Any]:
+    """The OpenAPI of what stands in a path that no argument takes."""
+    return {"parameters": [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]}
+
+
 def takes(kind: str, done: dict[int | str, dict[str, Any]], *statuses: int) -> dict[str, Any]:
     """The OpenAPI of a request with a body of that type."""
     body = {"required": True, "content": {kind: {"schema": {"type": "string"}}}}
@@ -142,9 +147,9 @@ async def watch(session: str, request: Request, has: Has, asks: Client) -> Respo
     return created(request, has, f"/whep/{session}/{secret}", answer, shown.viewers[secret].link)
 
 
-@router.options("/whip", responses=says(403))
-@router.options("/whip/{name}", responses=says(403))
-@router.options("/whep/{session}", responses=says(403))
+@router.options("/whip", response_class=Response, responses=says(403))
+@router.options("/whip/{name}", response_class=Response, responses=says(403), openapi_extra=in_path("name"))
+@router.options("/whep/{session}", response_class=Response, responses=says(403), openapi_extra=in_path("session"))
 async def endpoint_options(request: Request) -> Response:
     """What an endpoint takes."""
     return Response(headers={"Accept-Post": SDP, "Allow": "OPTIONS, POST", **shared(request)})
@@ -204,8 +209,10 @@ async def unwatch(link: Viewing, request: Request) -> Response:
     return Response(headers=shared(request))
 
 
-@router.options("/whip/{name}/{secret}", responses=says(403))
-@router.options("/whep/{session}/{secret}", responses=says(403))
+@router.options("/whip/{name}/{secret}", response_class=Response, responses=says(403),
+                openapi_extra=in_path("name", "secret"))  # fmt: skip
+@router.options("/whep/{session}/{secret}", response_class=Response, responses=says(403),
+                openapi_extra=in_path("session", "secret"))  # fmt: skip
 async def resource_options(request: Request) -> Response:
     """What a session resource takes."""
     return Response(headers={"Accept-Patch": FRAGMENT, "Allow": "DELETE, OPTIONS, PATCH", **shared(request)})

@@ -106,7 +106,15 @@ def is_address(text: str) -> bool:
 
 
 def is_pictures(text: str) -> bool:
-    return Path(text).is_dir() or Path(text).suffix.lower() in PICTURES
+    return there(text, Path.is_dir) or Path(text).suffix.lower() in PICTURES
+
+
+def there(text: str, how: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether a path is there; one that no file system takes, or that may not be looked at, is not."""
+    try:
+        return how(Path(text))
+    except OSError:
+        return False
 
 
 KINDS = {
@@ -134,10 +142,10 @@ def open_source(text: str, frames: int | None = None) -> Source:
     nothing by that name, or it cannot be read.
     """
     kind = kind_of(text)
-    if kind in ("images", "video") and not Path(text).exists():
+    if kind in ("images", "video") and not there(text):
         raise SourceError(
-            f"input {text} is not there: give a video, a picture, a folder, testcard, camera, screen, window:TITLE, "
-            "ndi:NAME or an address such as rtsp://"
+            f"input {text[:200]} is not there: give a video, a picture, a folder, testcard, camera, screen, "
+            "window:TITLE, ndi:NAME or an address such as rtsp://"
         )
     source: Source = KINDS[kind].load().connect(text)
     if frames is not None and source.endless:
