@@ -32,6 +32,9 @@ PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "device_scal
                          "is_mobile": True}  # fmt: skip
 SIDE, FRAMES = 512, 90
 PROMPT, OTHER = "watercolor painting", "oil painting"
+LIMIT = 100_000  # bytes of a picture
+QUEUED = {"error": "all 6 places are taken: yours is number 2 in the queue",
+          "queue": {"ticket": "t", "place": 2, "retry_after_s": 60}}  # fmt: skip
 
 
 def person(path: Path) -> Path:
@@ -52,7 +55,12 @@ def swaying(picture: Image) -> Iterator[Image]:
 
 
 def taken(tab: Tab, path: Path) -> None:
-    tab.page.screenshot(path=path, type="jpeg", quality=88)
+    """A picture as good as it can be within `LIMIT` bytes."""
+    for quality in range(88, 40, -6):
+        made = tab.page.screenshot(type="jpeg", quality=quality)
+        if len(made) <= LIMIT:
+            break
+    path.write_bytes(made)
     print(path)  # noqa: T201 (a tool's only output)
 
 
@@ -73,7 +81,11 @@ def desktop(browser: Browser, server: Observed, folder: Path) -> None:
         taken(tab, folder / "page-start.jpg")
     with page(browser, **DESKTOP) as tab:
         painting(tab, server, PROMPT)
+        faded(tab, OTHER, 30)
         taken(tab, folder / "page.jpg")
+        sections(tab, folder / "page-sections.jpg")
+        tab.page.click("#show-blend")
+        tab.wait(1.0)
         tab.page.click("#compare")
         tab.page.click("#show-overlay")
         tab.page.mouse.move(640, 20)  # away, or its name stays
@@ -85,6 +97,37 @@ def desktop(browser: Browser, server: Observed, folder: Path) -> None:
         tab.wait(0.3)
         taken(tab, folder / "page-restarting.jpg")
     server.ready()
+
+
+def faded(tab: Tab, other: str, percent: int) -> None:
+    """So much of another prompt in the picture."""
+    tab.page.click("#show-blend")
+    tab.page.fill("#prompt-b", other)
+    tab.page.focus("#fader")
+    for _ in range(percent):
+        tab.page.keyboard.press("ArrowRight")
+    tab.wait(1.5)
+
+
+def sections(tab: Tab, path: Path) -> None:
+    """What the panel has below the settings."""
+    tab.until("document.body.dataset.extras")
+    for name in ("beat", "surfaces", "outputs"):
+        tab.page.evaluate("name => { document.querySelector(`[data-section=${name}]`).open = true; }", name)
+    tab.page.evaluate("() => document.querySelector('#beat').scrollIntoView()")
+    tab.wait(0.5)
+    taken(tab, path)
+    tab.page.evaluate("() => document.querySelector('.scroll').scrollTo(0, 0)")
+
+
+def queued(browser: Browser, server: Observed, folder: Path) -> None:
+    """No place is free: the page of the second who waits."""
+    with page(browser, **DESKTOP) as tab:
+        tab.page.route("**/api/sessions", lambda route: route.fulfill(status=503, json=QUEUED))
+        tab.page.goto(address(server))
+        tab.until("livebrush.state === 'queued'")
+        tab.wait(1.0)
+        taken(tab, folder / "page-queue.jpg")
 
 
 def phone(browser: Browser, server: Observed, folder: Path) -> None:
@@ -167,6 +210,7 @@ def main(what: str = "live", folder: Path = IMAGES) -> None:
                 return
             desktop(browser, server, folder)
             phone(browser, server, folder)
+            queued(browser, server, folder)
 
 
 if __name__ == "__main__":

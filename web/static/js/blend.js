@@ -1,6 +1,6 @@
 /** The words: one prompt, or two with a cross-fader between them, written in the prompt language (`a:0.7|b:0.3`). */
 
-import { $, kept } from "./dom.js";
+import { $, kept, onEnter } from "./dom.js";
 import { between, parts } from "./grammar.js";
 
 const FULL = 100; // of the fader
@@ -27,7 +27,7 @@ export class Blend {
     field.maxLength = maxLength;
     field.oninput = () => this.#write();
     field.onfocus = () => (this.at = field);
-    field.onkeydown = (event) => event.key === "Enter" && !event.isComposing && (event.preventDefault(), field.blur());
+    onEnter(field, () => field.blur());
   }
 
   /** The prompt that a style changes: the one that was written in last. */

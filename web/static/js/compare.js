@@ -13,7 +13,7 @@ export class Compare {
     Object.assign(this, { frame, line, echo });
     line.onkeydown = (event) => this.#key(event);
     frame.onpointerdown = (event) => this.#grab(event);
-    frame.onpointermove = (event) => frame.hasPointerCapture(event.pointerId) && this.#follow(event);
+    frame.addEventListener("pointermove", (event) => frame.hasPointerCapture(event.pointerId) && this.#follow(event));
   }
 
   get on() {

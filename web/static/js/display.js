@@ -68,7 +68,7 @@ export function keys() {
   }
   addEventListener("keydown", (event) => pressed(event));
   $("#show-help").onclick = () => (list(), help.showModal());
-  help.onclick = (event) => event.target === help && help.close();
+  help.addEventListener("click", (event) => event.target === help && help.close());
 }
 
 function pressed(event) {

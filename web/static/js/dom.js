@@ -27,6 +27,15 @@ export function icon(name) {
   return svg;
 }
 
+/** Calls `told()` for Enter in a field. A listener: an `onkeydown` that gives back false would take every other key away. */
+export function onEnter(field, told) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault();
+    told();
+  });
+}
+
 /** Calls `told(now, metadata)` for every new frame of a video, or every repaint where the browser cannot say. */
 export function everyFrame(video, told) {
   let going = true;

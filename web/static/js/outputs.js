@@ -1,7 +1,7 @@
 /** Where else the picture goes: virtual camera, NDI, a stream, a recording. Of the session that is shown; for admins. */
 
 import * as api from "./api.js";
-import { $, make } from "./dom.js";
+import { $, make, onEnter } from "./dom.js";
 import { away, choice, line, note, press, section } from "./section.js";
 import { sentence } from "./words.js";
 
@@ -36,7 +36,7 @@ export class Outputs {
     this.kind.classList.remove("half");
     this.where = line("output-where", "Address or file", {});
     $("select", this.kind).onchange = () => this.#chosen();
-    $("input", this.where).onkeydown = (event) => event.key === "Enter" && (event.preventDefault(), this.#add());
+    onEnter($("input", this.where), () => this.#add());
     this.where.append(press("Start", () => this.#add(), { class: "button strong" }));
     this.list = make("ul", { class: "bound", "aria-label": "Outputs" });
     this.note = note();

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { slider } from "./controls.js";
-import { $, download, icon, kept, make } from "./dom.js";
+import { $, download, kept, make, onEnter } from "./dom.js";
 import { Morph } from "./morph.js";
 import { textOf } from "./png.js";
 import { away, line, note, press, section } from "./section.js";
@@ -29,7 +29,7 @@ export class Presets {
   #build() {
     this.name = line("preset-name", "Name", { maxlength: 48, enterkeyhint: "done" });
     const input = $("input", this.name);
-    input.onkeydown = (event) => event.key === "Enter" && (event.preventDefault(), this.#saved());
+    onEnter(input, () => this.#saved());
     this.name.append(press("Save", () => this.#saved()));
     const time = slider({ name: "morph", schema: SECONDS, title: "Seconds to get there", told: (x) => this.#time(x) });
     time.show(this.over);

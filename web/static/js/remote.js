@@ -1,7 +1,7 @@
 /** Sources of the server's machine, for admins: its cameras, screens and windows, what is on the network, or an address. */
 
 import * as api from "./api.js";
-import { $, icon, make } from "./dom.js";
+import { $, icon, make, onEnter } from "./dom.js";
 import { dialog, line, note, press } from "./section.js";
 import { arrange } from "./standing.js";
 import { sentence } from "./words.js";
@@ -40,7 +40,7 @@ function field(take) {
   const made = line("remote-address", "Address or path", { placeholder: "rtsp://… or a file of the server" });
   const input = $("input", made);
   const go = () => input.value.trim() && take(input.value.trim());
-  input.onkeydown = (event) => event.key === "Enter" && (event.preventDefault(), go());
+  onEnter(input, go);
   made.append(press("Open", go));
   return make("div", { class: "fields" }, made);
 }

@@ -52,8 +52,8 @@ export class Standing {
 
   #tile({ name, source, viewers }) {
     const told = [SOURCES[source] ?? source, viewers && `${viewers} watching`].filter(Boolean).join(" · ");
-    const looks = { type: "button", "data-join": name, "aria-label": `Join ${name}: ${told}` };
-    const title = make("b", { text: name });
+    const looks = { type: "button", "data-join": name };
+    const title = make("b", { text: `Join ${name}` });
     return make("button", { ...looks, onclick: () => this.page.join(name) }, icon("live"), title, make("small", { text: told }));
   }
 }
