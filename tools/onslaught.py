@@ -29,6 +29,7 @@ CLIENT_S = 20.0  # after which a request counts as never answered
 PACE_S = 1 / 50  # between two messages of a channel: 60 a second are read
 PINGED = 25  # messages between two pings
 CHANNELS = 3
+NEVER = 0  # the status of what was not answered
 JSON, SDP, FRAGMENT = "application/json", "application/sdp", "application/trickle-ice-sdpfrag"
 GOOD = {"offer": (200, 201), "fragment": (200, 204)}  # what was changed by chance may still be right
 STANDING = "nonsense"
@@ -97,6 +98,9 @@ class Line:
                 self.close()  # after a body that was too long, say
                 if not again:
                     raise
+            except TimeoutError:
+                self.close()
+                return NEVER, b"", http.client.HTTPMessage(), (time.perf_counter() - began) * 1000
         if answer.will_close:
             self.close()
         return answer.status, body, answer.headers, (time.perf_counter() - began) * 1000
