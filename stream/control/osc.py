@@ -63,8 +63,8 @@ def bound(at: Sender) -> socket.socket:
 
 
 def is_framed(data: bytes) -> bool:
-    """Whether the elements of a bundle, and of those in it, are as long as they say (OSC 1.0). python-osc does not look:
-    a negative size would lead it back to where it came from, for ever."""
+    """Whether the elements of a bundle, and of those in it, are as long as they say (OSC 1.0). python-osc does not
+    look: a negative size would lead it back to where it came from, for ever."""
     bundles = [data]
     while bundles:
         rest = bundles.pop()
