@@ -264,6 +264,23 @@ def test_a_flood_of_five_thousand_a_second_is_one_change_a_tick_and_the_newest_w
     on_stage(tmp_path, job)
 
 
+@pytest.mark.parametrize("size", [-4, -20, 0, 3, 2**31 - 4])
+def test_an_element_of_a_bundle_that_is_not_as_long_as_it_says_costs_one_look(tmp_path: Path, size: int) -> None:
+    """A negative size leads python-osc back to where it was, for ever."""
+    inner = build_msg("/livebrush/steps", [3]).dgram
+    head = b"#bundle\0" + struct.pack(">Q", 1)
+    wrong = head + struct.pack(">i", size) + inner
+
+    async def job(s: Stage) -> None:
+        s.program.raw(wrong)
+        s.program.raw(head + struct.pack(">i", len(wrong)) + wrong)
+        await s.follow("/livebrush/steps", 4)
+        await s.until(lambda: s.live.settings.steps == 4)
+        assert s.osc.malformed == 2
+
+    on_stage(tmp_path, job)
+
+
 def test_two_thousand_malformed_datagrams_are_counted_and_harm_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

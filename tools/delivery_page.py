@@ -173,9 +173,9 @@ Made by `python -m tools.delivery_page` from [{source}]({source}), which `python
 
 {under}; {system}, Python {python}, {versions}.
 
-Server, worker, browser and peers share the machine; nothing is painted ("pass-through") unless said, 512x512 at 30 frames
-a second, {seconds}. Load average at the beginning: {load}. Glass to glass is read from a counter in the picture: from the
-moment the browser takes the camera's frame to the moment it presents the painted one.
+Server, worker, browser and peers share the machine; nothing is painted ("pass-through") unless said, 512x512 at 30
+frames a second, {seconds}. Load average at the beginning: {load}. Glass to glass is read from a counter in the picture:
+from the moment the browser takes the camera's frame to the moment it presents the painted one.
 
 ![every row as a share of its limit](../img/delivery.png)
 

@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,9 +29,12 @@ CLIENT_S = 20.0  # after which a request counts as never answered
 PACE_S = 1 / 50  # between two messages of a channel: 60 a second are read
 PINGED = 25  # messages between two pings
 CHANNELS = 3
+NEVER = 0  # the status of what was not answered
 JSON, SDP, FRAGMENT = "application/json", "application/sdp", "application/trickle-ice-sdpfrag"
 GOOD = {"offer": (200, 201), "fragment": (200, 204)}  # what was changed by chance may still be right
 STANDING = "nonsense"
+Heard = asyncio.Queue[dict[str, Any]]
+Say = Callable[[str | bytes], Awaitable[None]]
 
 
 @dataclass
@@ -97,6 +100,9 @@ class Line:
                 self.close()  # after a body that was too long, say
                 if not again:
                     raise
+            except TimeoutError:
+                self.close()
+                return NEVER, b"", http.client.HTTPMessage(), (time.perf_counter() - began) * 1000
         if answer.will_close:
             self.close()
         return answer.status, body, answer.headers, (time.perf_counter() - began) * 1000
@@ -196,13 +202,13 @@ async def conversations(url: str, seed: int, shares: dict[str, int], seen: Seen)
 
 
 @asynccontextmanager
-async def joined(url: str) -> AsyncIterator[tuple[Callable[[str | bytes], None], asyncio.Queue[dict[str, Any]], str]]:
+async def joined(url: str) -> AsyncIterator[tuple[Callable[[str | bytes], None], Heard, str]]:
     """A page that has its data channel and sends no picture: what sends a message, what is heard, and its session's
     id. The session is ended at the end, where it is still there."""
     from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    heard: Heard = asyncio.Queue()
     control, opened = peer.createDataChannel("control"), asyncio.Event()
     control.on("open", opened.set)
     control.on("message", lambda text: heard.put_nowait(json.loads(text)))
@@ -224,26 +230,26 @@ async def channel(url: str, chance: Nonsense, count: int, seen: Seen) -> None:
     """A page that says nonsense on its data channel, and is answered all the same."""
     async with joined(url) as (send, heard, _):
         send('{"type":"hidden","hidden":true}')  # else it would have to send pictures
-        await talked(send, heard, chance, count, seen)
+        await talked(said_by(send), heard, chance, count, "message", seen)
 
 
-async def talked(send: Any, heard: asyncio.Queue[dict[str, Any]], chance: Nonsense, count: int, seen: Seen) -> None:
+async def talked(say: Say, heard: Heard, chance: Nonsense, count: int, kind: str, seen: Seen) -> None:
     """Nonsense at the pace that is read; now and then a ping shows that the other side is still there."""
     for first in range(0, count, PINGED):
         said = [sendable(chance.message()) for _ in range(min(PINGED, count - first))]
         for message in said:
-            send(message)
+            await say(message)
             await asyncio.sleep(PACE_S)
-        send(json.dumps({"type": "ping", "t": first}))
+        await say(json.dumps({"type": "ping", "t": first}))
         errors, ms = await ponged(heard, first)
         texts = sum(isinstance(message, str) and len(message) <= READ for message in said)
-        seen.told("message", "error", ms, errors)
-        seen.told("message", "passed over", count=len(said) - texts)  # bytes, and what is too long
+        seen.told(kind, "error", ms, errors)
+        seen.told(kind, "passed over", count=len(said) - errors)  # bytes, and what is too long
         if errors < texts:
-            seen.wrong.append(f"message: {texts - errors} of {texts} were not complained of")
+            seen.wrong.append(f"{kind}: {texts - errors} of {texts} were not complained of")
 
 
-async def ponged(heard: asyncio.Queue[dict[str, Any]], number: int) -> tuple[int, float]:
+async def ponged(heard: Heard, number: int) -> tuple[int, float]:
     """How many complaints came before the pong, and ms until it came."""
     began, errors = time.perf_counter(), 0
     while True:
@@ -253,40 +259,39 @@ async def ponged(heard: asyncio.Queue[dict[str, Any]], number: int) -> tuple[int
         errors += bool(message.get("error"))
 
 
+def said_by(send: Callable[[str | bytes], None]) -> Say:
+    """A data channel's `send`, which does not wait, as one that is awaited."""
+
+    async def say(message: str | bytes) -> None:
+        send(message)
+
+    return say
+
+
 def sendable(message: str | bytes) -> str | bytes:
     """UTF-8 all the same: what carries the message takes nothing else."""
     return message if isinstance(message, bytes) else message.encode(errors="replace").decode()
 
 
 async def socketed(url: str, chance: Nonsense, count: int, seen: Seen) -> None:
-    """A page on a WebSocket that says nonsense; in a new one where the server has had enough."""
+    """Pages on a WebSocket that say nonsense, each until the server might have had enough of its pictures."""
     from websockets.asyncio.client import connect
-    from websockets.exceptions import ConnectionClosed
 
-    left = count
-    while left > 0:
+    for first in range(0, count, PINGED):
         async with connect(socket_url(url)) as line:
+            heard: Heard = asyncio.Queue()
+            listening = asyncio.create_task(listened(line, heard))
             await line.send('{"type":"hello"}')
             await line.send('{"type":"hidden","hidden":true}')
-            with suppress(ConnectionClosed):
-                while left > 0:
-                    left -= 1
-                    began = time.perf_counter()
-                    message = chance.message()
-                    await line.send(sendable(message))
-                    await asyncio.sleep(PACE_S)
-                    if isinstance(message, str):
-                        await complained(line)
-                    seen.told("socket", "error", (time.perf_counter() - began - PACE_S) * 1000)
+            await talked(line.send, heard, chance, min(PINGED, count - first), "socket", seen)
+        await listening
 
 
-async def complained(line: Any) -> None:
-    """Waits for an error, among whatever else is said and shown."""
-    async with asyncio.timeout(CLIENT_S):
-        while True:
-            said = await line.recv()
-            if isinstance(said, str) and json.loads(said).get("error"):
-                return
+async def listened(line: Any, heard: Heard) -> None:
+    """What a WebSocket's other side says, without its pictures."""
+    async for said in line:
+        if isinstance(said, str):
+            heard.put_nowait(json.loads(said))
 
 
 async def hellos(url: str, chance: Nonsense, count: int, seen: Seen) -> None:

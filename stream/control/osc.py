@@ -26,6 +26,7 @@ from stream.errors import ControlError
 
 log = logging.getLogger("livebrush")
 DATAGRAM = 16 * 1024  # bytes that are read; a whole one of 64 KiB would keep everybody waiting
+BUNDLE, HEAD = b"#bundle\0", 16  # how a bundle begins, and bytes before its elements: its name and its time
 SUBSCRIBERS = 8
 LAPSE_S = 60.0  # a subscriber that does not ask again hears no more
 AHEAD_S = 60.0  # that a bundle may lie ahead
@@ -59,6 +60,22 @@ def bound(at: Sender) -> socket.socket:
         raise ControlError(told) from None
     made.setblocking(False)
     return made
+
+
+def is_framed(data: bytes) -> bool:
+    """Whether the elements of a bundle, and of those in it, are as long as they say (OSC 1.0). python-osc does not
+    look: a negative size would lead it back to where it came from, for ever."""
+    bundles = [data]
+    while bundles:
+        rest = bundles.pop()
+        rest = rest[HEAD:] if rest.startswith(BUNDLE) else b""
+        while rest:
+            size = int.from_bytes(rest[:4], "big", signed=True)
+            if not 0 < size <= len(rest) - 4:
+                return False
+            bundles.append(rest[4 : 4 + size])
+            rest = rest[4 + size :]
+    return True
 
 
 class Quiet(logging.Filter):
@@ -122,8 +139,8 @@ class Osc(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         sender = (str(addr[0]), int(addr[1]))
         try:
-            if len(data) > DATAGRAM:
-                raise ValueError("too long")
+            if len(data) > DATAGRAM or not is_framed(data):
+                raise ValueError("too long, or its parts are not as long as they say")
             messages = [(m.time, m.message.address, decimal(m.message.params)) for m in OscPacket(data).messages]
         except UNREADABLE:
             self.malformed += 1
