@@ -238,8 +238,8 @@ async def published(name: str, request: Request, has: House, asks: str) -> Respo
 
 def begun(name: str, has: House) -> Session:
     """A new session for a publisher, which goes with it."""
-    if len(has.sessions) >= has.sessions.limit:
-        told = f"all {has.sessions.limit} places are taken: publish to a session that is there, or come back later"
+    if len(has.sessions.standing) >= has.sessions.limit:
+        told = f"{has.sessions.limit} sessions stand already: publish to one that is there, or come back later"
         raise RefusalError(503, told, headers={"Retry-After": "10"})
     session = has.sessions.stand(name, "whip")
     session.publishing.passing = True
