@@ -144,7 +144,10 @@ async def test_without_a_free_port_an_offer_is_answered_with_503() -> None:
     allowed = free_ports(1)
     with served(real=True, network=Network(ports=allowed)) as server:
         client = Client(numbered, codec="H264", control=False, watch=False)
-        async with calling(server.url, "/whip/live", client):
+        async with calling(server.url, "/whip/live", client) as publisher:
+            assert (await publisher.restart()).status_code == 503
+            live = server.house.sessions.find("live")
+            await until(lambda: live.stats("webrtc").fps_in > 0)  # it goes on as it was
             other = Client(codec="H264", control=False)
             sdp = await other.offer()
             await other.close()

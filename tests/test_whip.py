@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from aioice.ice import get_host_addresses
+from aiortc import AudioStreamTrack
 from rtc_client import Client
 from test_rtc import SIDE, number_of, numbered, until
 from webrig import FakeSupervisor, Served, served
@@ -125,6 +126,27 @@ async def test_one_publishes_and_two_watch(server: Served) -> None:
             assert (await one.hang_up()).status_code == 200
             assert server.http.get("/api/sessions").json()["sessions"][0]["viewers"] == 1
             assert (await one.hang_up()).status_code == 404
+
+
+class Ear:
+    """A `Feed` that writes down."""
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+
+    def put(self, data: bytes, _ticks: int, _captured_at: float) -> None:
+        self.packets.append(data)
+
+
+async def test_sound_goes_through_with_the_picture(server: Served) -> None:
+    publishes, watches, ear = obs(), viewer(), Ear()
+    publishes.connection.addTransceiver(AudioStreamTrack(), "sendonly")
+    watches.connection.addTransceiver("audio", "recvonly")
+    watches.connection.audio()[0][2].bring(ear, None)  # type: ignore[arg-type]
+    async with calling(server.url, "/whip/sound", publishes), calling(server.url, "/whep/sound", watches) as watching:
+        assert watching.answer is not None
+        assert watching.answer.text.count("a=sendonly") == 2
+        await until(lambda: len(ear.packets) > 20 and len(watches.frames) > 20)
 
 
 async def test_links_tell_of_stun_and_turn(server: Served) -> None:
@@ -381,6 +403,7 @@ async def test_ice_restarts_with_new_sockets_and_the_picture_goes_on(server: Ser
             assert (await caller.patch("", before)).status_code == 412
             ice = caller.client.connection.ice
             await until(lambda ice=ice, first=first: ice._open()[0]._connection is not first)
+            await until(lambda first=first: not first._protocols)  # its sockets are closed
             seen = unpainted(watching.client.frames[-1][1])
             await until(lambda seen=seen: unpainted(watching.client.frames[-1][1]) > seen + 10)
         live = server.house.sessions.find("live")

@@ -248,7 +248,7 @@ def kind_of(headers: Mapping[str, str]) -> str:
 
 def is_whip(path: str) -> bool:
     """Whether WHIP or WHEP is spoken there."""
-    return path.split("/")[1] in ("whip", "whep")
+    return path.split("/", 2)[1:2] in (["whip"], ["whep"])
 
 
 def kind_for(path: str) -> str:
