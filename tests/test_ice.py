@@ -29,7 +29,7 @@ from whip_client import calling, candidates_of
 from web.auth import SDP
 from web.errors import ServeError
 from web.media.connection import LiveConnection
-from web.media.ice import Agent, PortsError, bound
+from web.media.ice import Agent, Credentials, PortsError, RestartError, bound
 from web.network import Network, credentials, ports
 from web.rtc import Peer
 
@@ -240,6 +240,17 @@ async def test_nobody_is_asked_unless_told() -> None:
     agent = connection.ice._agents()[0]
     assert agent.stun_server is agent.turn_server is None
     await connection.close()
+
+
+async def test_what_comes_once_all_is_closed_is_refused() -> None:
+    async with answered(Network()) as (mirror, _):
+        assert mirror.peer is not None
+        ice = mirror.peer.ice
+        assert ice.remote is not None
+    assert ice.remote is None
+    await ice.trickle([aioice.Candidate.from_sdp("1 1 udp 1 192.0.2.1 5000 typ host")])
+    with pytest.raises(RestartError, match="0 transports are open"):
+        await ice.restart(Credentials("abcd", "x" * 22))
 
 
 # ------------------------------------------------------------------------------------------------- TURN

@@ -190,11 +190,11 @@ class Ice:
 
     @property
     def remote(self) -> Credentials | None:
-        """The other side's credentials; None before connecting begins."""
-        agent = self._agents()[0]
-        if agent.remote_username is None or agent.remote_password is None:
-            return None
-        return Credentials(agent.remote_username, agent.remote_password)
+        """The other side's credentials; None before connecting begins, and once all is closed."""
+        for agent in self._agents():
+            if agent.remote_username is not None and agent.remote_password is not None:
+                return Credentials(agent.remote_username, agent.remote_password)
+        return None
 
     async def trickle(self, candidates: Sequence[Candidate]) -> None:
         """More candidates of the other side; CandidatesError where there are too many."""
