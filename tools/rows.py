@@ -238,7 +238,7 @@ def r10(lag: dict[str, Any]) -> Row:
 def c3(stage: Stage, more: int = 4, codec: str = "H264") -> Row:
     """What each of `more` viewers costs beside the first: the difference of two measurements of one server."""
     with stage.server(limit=1) as server:
-        with peers.peers(server.url, seconds=3, codec=codec, film_s=2, viewers=1) as warm:
+        with peers.peers(server.url, seconds=2, codec=codec, film_s=2, viewers=1) as warm:
             peers.began(warm)
             peers.gathered(warm)
         one, few = (looked_at(server, count, stage.seconds, codec) for count in (1, 1 + more))
