@@ -39,14 +39,14 @@ def far_tab(stage: Stage, server: Observed, weather: Weather, **query: str) -> I
 
 def seen_over(stage: Stage, server: Observed, weather: Weather, **query: str) -> dict[str, Any]:
     """Latency in ms, frames a second, the share of time that stood still, and what was lost. Without a picture all of
-    the time did, and there is no latency."""
+    the time did, and the latency is that at least."""
     with far_tab(stage, server, weather, **query) as tab:
         tab.take(SETTLE_S)
         rows = tab.take(stage.seconds)
         inbound, remote = tab.stats("inbound-rtp"), tab.stats("remote-inbound-rtp")
     picture = rows["picture"]
     if len(picture) < 2 or not len(found := glass_to_glass(rows["camera"], picture, LOOP)):
-        return {"count": 0, "frozen": 1.0}
+        return {"count": 0, "p95": stage.seconds * 1000, "fps": 0.0, "frozen": 1.0}
     value: dict[str, Any] = percentiles(found)
     value |= {"fps": round(rate(picture), 1), "frozen": round(frozen([r["shown"] for r in picture]), 3)}
     down = next(report for report in inbound if report["kind"] == "video")
