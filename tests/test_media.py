@@ -206,10 +206,47 @@ def test_a_hole_is_given_up_in_time_and_a_key_frame_asked_for() -> None:
     buffer, frames = buffered(clock)
     for made in (packet(1, 10, 1), packet(3, 20, 1), packet(4, 30), packet(5, 30, 1)):
         assert buffer.add(made) == (False, None)
-    clock.now += PATIENCE_S[0] + 0.001
-    assert buffer.overdue()
+    assert not looked(buffer, clock, PATIENCE_S[0] - 0.005)
+    assert looked(buffer, clock, 0.01)
     assert [f.data for f in frames] == [b"1.", b"4.5."]  # 3 may be the second half of a frame
     assert buffer.given_up == 1
+
+
+def looked(buffer: FrameBuffer, clock: Clock, seconds: float) -> bool:
+    """Whether a key frame is to be asked for, by the looks of so long, every 5 ms."""
+    asked = False
+    for _ in range(round(seconds / 0.005)):
+        clock.now += 0.005
+        asked |= buffer.overdue()
+    return asked
+
+
+def test_a_hole_is_looked_at_until_it_is_filled_or_given_up() -> None:
+    clock = Clock()
+    buffer, frames = buffered(clock)
+    assert not buffer.holed
+    buffer.add(packet(1, 10, 1))
+    buffer.add(packet(3 + BURST, 20, 1))  # as many as that are not asked for, and yet given up
+    assert buffer.holed
+    looked(buffer, clock, PATIENCE_S[0] + 0.01)
+    assert (buffer.given_up, buffer.holed) == (1, False)
+    buffer.add(packet(4 + BURST, 30, 1))
+    assert len(frames) == 2
+
+
+def test_while_the_event_loop_is_held_up_no_hole_grows_old() -> None:
+    """What repairs it waits in the socket, to be read next."""
+    clock = Clock()
+    buffer, frames = buffered(clock)
+    for made in (packet(1, 10, 1), packet(3, 20, 1)):
+        buffer.add(made)
+    assert not looked(buffer, clock, 0.02)
+    clock.now += 0.5
+    buffer.add(packet(4, 30, 1))
+    assert not looked(buffer, clock, 0.02)
+    buffer.add(packet(2, 20))
+    assert [f.data for f in frames] == [b"1.", b"2.3.", b"4."]
+    assert buffer.given_up == 0
 
 
 def test_a_key_frame_is_asked_for_again_until_one_has_come() -> None:

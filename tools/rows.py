@@ -238,7 +238,7 @@ def r10(lag: dict[str, Any]) -> Row:
 def c3(stage: Stage, more: int = 4, codec: str = "H264") -> Row:
     """What each of `more` viewers costs beside the first: the difference of two measurements of one server."""
     with stage.server(limit=1) as server:
-        with peers.peers(server.url, seconds=3, codec=codec, film_s=2, viewers=1) as warm:
+        with peers.peers(server.url, seconds=2, codec=codec, film_s=2, viewers=1) as warm:
             peers.began(warm)
             peers.gathered(warm)
         one, few = (looked_at(server, count, stage.seconds, codec) for count in (1, 1 + more))
@@ -248,7 +248,8 @@ def c3(stage: Stage, more: int = 4, codec: str = "H264") -> Row:
         "one_viewer": one,
         f"{1 + more}_viewers": few,
     }
-    return Row("C3", "one more viewer of the same output", "<= 2 ms CPU a frame", value, cost <= 2)
+    kept_up = min(one["least_fps"], few["least_fps"]) >= 25  # else the figures are of different work
+    return Row("C3", "one more viewer of the same output", "<= 2 ms CPU a frame", value, cost <= 2 and kept_up)
 
 
 def looked_at(server: Observed, viewers: int, seconds: float, codec: str) -> dict[str, float]:

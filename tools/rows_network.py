@@ -7,7 +7,7 @@ line, and only HTTP does not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,14 +39,14 @@ def far_tab(stage: Stage, server: Observed, weather: Weather, **query: str) -> I
 
 def seen_over(stage: Stage, server: Observed, weather: Weather, **query: str) -> dict[str, Any]:
     """Latency in ms, frames a second, the share of time that stood still, and what was lost. Without a picture all of
-    the time did, and there is no latency."""
+    the time did, and the latency is that at least."""
     with far_tab(stage, server, weather, **query) as tab:
         tab.take(SETTLE_S)
         rows = tab.take(stage.seconds)
         inbound, remote = tab.stats("inbound-rtp"), tab.stats("remote-inbound-rtp")
     picture = rows["picture"]
     if len(picture) < 2 or not len(found := glass_to_glass(rows["camera"], picture, LOOP)):
-        return {"count": 0, "frozen": 1.0}
+        return {"count": 0, "p95": stage.seconds * 1000, "fps": 0.0, "frozen": 1.0}
     value: dict[str, Any] = percentiles(found)
     value |= {"fps": round(rate(picture), 1), "frozen": round(frozen([r["shown"] for r in picture]), 3)}
     down = next(report for report in inbound if report["kind"] == "video")
@@ -59,22 +59,22 @@ def keeps(value: dict[str, Any], p95_ms: float, frozen_most: float, fps: float =
     return bool(value["count"] and value["p95"] <= p95_ms and value["frozen"] <= frozen_most and value["fps"] >= fps)
 
 
-def r1(stage: Stage, losses: tuple[float, ...] = tuple(LOSSES)) -> Row:
-    """Loss of 5, 10 and 20 %, each way, by nft."""
+def r1(stage: Stage, losses: tuple[float, ...] = tuple(LOSSES), server: Observed | None = None) -> Row:
+    """Loss of 5, 10 and 20 %, each way, by nft. With a `server` that is there already, by that one."""
     figure, hold = "loss 5/10/20 %", "p95 <= 250/350/600 ms, frozen <= 5/10/25 %"
     if reason := hindrance():
         return Row("R1", figure, hold, note=f"not measured: {reason}")
-    with stage.server() as server:
+    with nullcontext(server) if server else stage.server() as server:
         value = {f"{loss:.0%}": seen_over(stage, server, Weather(loss=loss)) for loss in losses}
     holds = all(keeps(value[f"{loss:.0%}"], *LOSSES[loss]) for loss in losses)
     return Row("R1", figure, hold, value, holds)
 
 
-def r2(stage: Stage) -> Row:
-    """5 % loss each way, 60 ms there and back, jitter that lets packets overtake others."""
+def r2(stage: Stage, server: Observed | None = None) -> Row:
+    """5 % loss each way, 60 ms there and back, jitter that lets packets overtake others. `server` as above."""
     figure, hold = "5 % loss, 60 ms RTT, jitter", "p95 <= 400 ms, >= 18 fps, frozen <= 8 %"
     if reason := hindrance():
         return Row("R2", figure, hold, note=f"not measured: {reason}")
-    with stage.server() as server:
+    with nullcontext(server) if server else stage.server() as server:
         value = seen_over(stage, server, FAR)
     return Row("R2", figure, hold, value, keeps(value, FAR_P95_MS, FAR_FROZEN, FAR_FPS))

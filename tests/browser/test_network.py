@@ -7,6 +7,7 @@ from conftest import Holds
 
 from tools import rows_network
 from tools.lossy import hindrance
+from tools.observed import Observed
 from tools.stage import Stage
 
 REASON = hindrance()
@@ -14,9 +15,9 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=f"{REASON} (CI has what it 
 
 
 @pytest.mark.parametrize("loss", rows_network.LOSSES)
-def test_r1_packets_are_lost_and_the_picture_goes_on(stage: Stage, holds: Holds, loss: float) -> None:
-    holds.in_time(lambda: rows_network.r1(stage, (loss,)))
+def test_r1_packets_are_lost_and_the_picture_goes_on(stage: Stage, server: Observed, holds: Holds, loss: float) -> None:
+    holds.in_time(lambda: rows_network.r1(stage, (loss,), server))
 
 
-def test_r2_a_long_line_with_loss_and_jitter(stage: Stage, holds: Holds) -> None:
-    holds.in_time(lambda: rows_network.r2(stage))
+def test_r2_a_long_line_with_loss_and_jitter(stage: Stage, server: Observed, holds: Holds) -> None:
+    holds.in_time(lambda: rows_network.r2(stage, server))

@@ -40,6 +40,10 @@ def test_c1_c2_r10_six_peers_at_once(stage: Stage, holds: Holds) -> None:
     assert all("queue" in row.value["refused"] for row in seen if row.name == "C1")
 
 
+def test_c3_one_more_viewer_costs_no_encode(stage: Stage, holds: Holds) -> None:
+    holds.in_time(lambda: rows.c3(stage))
+
+
 def test_c4_two_tabs_see_nothing_of_each_other(stage: Stage, holds: Holds) -> None:
     holds(rows.c4(stage, 500))
 

@@ -15,6 +15,7 @@ from typing import Protocol
 CAPACITY = 1024  # packets; a jump further than that is a new stream
 PATIENCE_S = (0.06, 0.25)  # shortest and longest wait for a lost packet: up to 0.1 s where the way is short
 KEY_RETRY_S = 0.3
+STALL_S = 0.025  # between two looks at a hole, which are every 5 ms: the event loop was held up, and read nothing
 
 Clock = Callable[[], float]
 
@@ -39,8 +40,11 @@ class EncodedFrame:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
+    """`stalled_s`: of the buffer, by then."""
+
     packet: Packet
     at: float
+    stalled_s: float
 
 
 class Unwrap:
@@ -86,7 +90,10 @@ class KeyRequests:
 
 
 class FrameBuffer:
-    """In place of aiortc's `JitterBuffer`: `add` has its shape, but frames go to `deliver`, as many as are complete."""
+    """In place of aiortc's `JitterBuffer`: `add` has its shape, but frames go to `deliver`, as many as are complete.
+
+    A hole's age leaves out when the event loop was held up: what repairs it may wait in the socket meanwhile.
+    """
 
     def __init__(
         self, deliver: Callable[[EncodedFrame], None], keys: KeyRequests, clock: Clock = time.monotonic
@@ -95,12 +102,19 @@ class FrameBuffer:
         self._unwrap = Unwrap(16)
         self._next: int | None = None
         self._packets: dict[int, Arrived] = {}
+        self._looked_at: float | None = None  # where there was a hole
+        self._stalled_s = 0.0
         self.patience_s = PATIENCE_S[0]
         self.given_up = 0  # holes
 
     def __len__(self) -> int:
         """Packets held."""
         return len(self._packets)
+
+    @property
+    def holed(self) -> bool:
+        """Whether a packet is missing: then `overdue` is to be called every few milliseconds."""
+        return self._looked_at is not None
 
     def add(self, packet: Packet) -> tuple[bool, None]:
         """Whether a key frame is to be asked for."""
@@ -110,14 +124,15 @@ class FrameBuffer:
             number = packet.sequence_number
         if number >= self._next:  # type: ignore[operator]  # set above
             self._unwrap(packet.sequence_number)
-            self._packets.setdefault(number, Arrived(packet, self._clock()))
+            self._packets.setdefault(number, Arrived(packet, self._clock(), self._stalled_s))
             self._release()
         return self.overdue(), None
 
     def overdue(self) -> bool:
-        """Gives up a hole older than `patience_s`; whether a key frame is to be asked for. Called now and then."""
-        since = self._hole_since()
-        if since is not None and self._clock() - since > self.patience_s and self._skip():
+        """Gives up a hole older than `patience_s`; whether a key frame is to be asked for."""
+        age_s = self._age_s()
+        if age_s is not None and age_s > self.patience_s and self._skip():
+            self._looked_at = None
             self._release()
         return self._keys.due()
 
@@ -163,9 +178,16 @@ class FrameBuffer:
             number += 1
         return number if number < max(self._packets) else None
 
-    def _hole_since(self) -> float | None:
-        hole = self._hole()
-        return None if hole is None else min(part.at for number, part in self._packets.items() if number > hole)
+    def _age_s(self) -> float | None:
+        """For how long there has been a hole; None where there is none."""
+        hole, now = self._hole(), self._clock()
+        if hole is not None and self._looked_at is not None and now - self._looked_at > STALL_S:
+            self._stalled_s += now - self._looked_at
+        self._looked_at = None if hole is None else now
+        if hole is None:
+            return None
+        first = min((part for number, part in self._packets.items() if number > hole), key=lambda part: part.at)
+        return now - first.at - (self._stalled_s - first.stalled_s)
 
     def _skip(self) -> bool:
         """Goes on at the first frame behind the hole whose beginning is certain: what precedes it ends another."""

@@ -141,7 +141,7 @@ class LiveReceiver(RTCRtpReceiver):
         if isinstance(packet.extensions, Extensions):
             self.colours = packet.extensions.colour_space
         await super()._handle_rtp_packet(packet, arrival_time_ms)
-        if self.nacks.missing and self._tick is None:
+        if self._waits and self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(TICK_S, self._ticked)
 
     def _is_foreign(self, ssrc: int) -> bool:
@@ -153,6 +153,11 @@ class LiveReceiver(RTCRtpReceiver):
         self._heard = now
         return False
 
+    @property
+    def _waits(self) -> bool:
+        """Whether packets are missing, worth asking for or not."""
+        return bool(self.nacks.missing) or self.buffer.holed
+
     def _ticked(self) -> None:
         """While packets are missing: asks for them, and gives up what is too late."""
         self._tick = None
@@ -160,7 +165,7 @@ class LiveReceiver(RTCRtpReceiver):
         lost, key = self.nacks.due(), self.buffer.overdue()
         if lost or key:
             self._asking = asyncio.ensure_future(self._ask(lost, key))
-        if self.nacks.missing:
+        if self._waits:
             self._tick = asyncio.get_running_loop().call_later(TICK_S, self._ticked)
 
     async def _ask(self, lost: list[int], key: bool) -> None:
