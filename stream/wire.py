@@ -117,7 +117,7 @@ class Tell(logging.Handler):
 
 def yields(nice: int) -> None:
     """Lets others go first, by a nice value. Where Linux shares the processor out by sessions (sched(7), autogroup),
-    this process's session, which is its own, gets the value as well."""
+    that of this process, which is its own, gets the value as well."""
     if hasattr(os, "nice"):
         os.nice(nice)
     with suppress(OSError):  # no such file: another system, or one without autogroups

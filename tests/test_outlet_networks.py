@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -133,6 +135,8 @@ def test_srt_listens_until_somebody_calls() -> None:
         async with fed(f"srt://127.0.0.1:{port}?mode=listener") as sink:
             await until(lambda: sink.told)
             assert sink.told == [("waiting", WAITS)]
+            os.kill(sink.pid, signal.SIGKILL)  # while it waits: its ffmpeg must not go on holding the port
+            await until(lambda: sink.host.restarts == 1 and sink.host.error == WAITS)
             with listening("-i", f"srt://127.0.0.1:{port}?mode=caller") as caller:
                 await until(lambda: sink.host.state == "running")
                 await until(lambda: caller.pictures >= 20)

@@ -62,7 +62,7 @@ class Options:
     one_more: bool = False  # whether another one asks when all are there, and is refused
     stagger_s: float = 0.3
     settings: dict[str, Any] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()  # that each one's session gets
+    outputs: tuple[str, ...] = ()  # that the first one's session gets
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Client:
         answer = await asyncio.to_thread(self._ask, "POST", *self._request(offer))
         self._session = "" if self._of else answer["id"]
         await self._accept(answer["sdp"])
-        for to in self._options.outputs:
+        for to in self._options.outputs if self.seen.source == 0 else ():
             await asyncio.to_thread(self._ask, "POST", f"/api/sessions/{self._session}/outputs", {"to": to})
         self.seen.connect_ms = round((time.perf_counter() - start) * 1000, 1)
 

@@ -13,8 +13,8 @@ TROUBLE = ("fake:stuck", "fake:failing", "fake:crash")
 
 
 def r12(stage: Stage, outputs: tuple[str, ...] = TROUBLE) -> Row:
-    """Two peers without outputs, then two whose sessions have outputs that hang and hold Python's lock, fail and crash,
-    again and again."""
+    """Two peers without outputs, then one whose session has outputs that hang and hold Python's lock, fail and crash,
+    again and again, and one beside it."""
     with stage.server() as server:
         without = watched(server.url, stage.seconds, ())
         server.ask("lag")

@@ -139,8 +139,8 @@ def phone(browser: Browser, server: Observed, folder: Path) -> None:
 
 def obs(browser: Browser, server: Observed, folder: Path, place: Path) -> None:
     """What stands without a page: joined from one, with its outputs, and as OBS' Browser Source sees it."""
-    settings = {"prompt": PROMPT, "width": SIDE, "height": SIDE}
-    ask(server.url, "PUT", "/api/sessions/live", {"source": str(place / "person.y4m"), "settings": settings})
+    asked = {"source": str(place / "person.y4m"), "settings": {"prompt": PROMPT}}
+    ask(server.url, "PUT", "/api/sessions/live", asked)
     for to in ("ndi:Livebrush", f"record:{place}/show.mp4", "udp://127.0.0.1:9000"):
         ask(server.url, "POST", "/api/sessions/live/outputs", {"to": to})
     with page(browser, f"{server.url}/?session=live", **DESKTOP) as tab:
@@ -149,6 +149,7 @@ def obs(browser: Browser, server: Observed, folder: Path, place: Path) -> None:
         tab.page.evaluate(
             "() => { const s = document.querySelector('#outputs details'); s.open = true; s.scrollIntoView(); }"
         )
+        tab.until("livebrush.stats.fps_out > 5", 30)
         tab.wait(3.0)
         taken(tab, folder / "obs-outputs.jpg")
     with page(browser, f"{server.url}/view?session=live", viewport={"width": SIDE, "height": SIDE}) as tab:

@@ -5,12 +5,17 @@ PyAV's wheels have no SRT. The stream is made here all the same, and an `ffmpeg`
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import av
@@ -19,6 +24,7 @@ from stream.errors import SinkError
 from stream.frame import Frame
 from stream.sinks.live import OPENS_S, LiveSink, Target
 from stream.sinks.muxed import Muxed, Way, steady
+from stream.wire import PR_SET_PDEATHSIG
 
 PACKET = 1316  # bytes: seven packets of MPEG-TS, which is what UDP and SRT send at once
 PADDING = (b"\x47\x1f\xff\x10" + b"\xff" * 184) * 7  # null packets, ISO 13818-1 2.4.1: read over by everybody
@@ -138,6 +144,13 @@ class Srt(LiveSink):
         return SinkError(f"{self._target.shown}: {self._pump.ended()}: {HINTS['srt']}")
 
 
+def tied() -> Callable[[], object] | None:
+    """What lets ffmpeg end with this process on Linux: while it waits for a caller, it does not see its input end."""
+    if sys.platform != "linux":
+        return None
+    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Pump:
     """An `ffmpeg` that sends what it reads, as it is. It ends with its standard input."""
 
@@ -146,7 +159,9 @@ class Pump:
                    "pipe:1", "-probesize", "32", "-f", "data", "-raw_packet_size", str(PACKET), "-i", "pipe:0",
                    "-map", "0", "-c", "copy", "-f", "data", "-flush_packets", "1", url]  # fmt: skip
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603 (a list)
+        self._process = subprocess.Popen(  # noqa: S603 (a list, without a shell)
+            command, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=tied()
+        )
         assert self._process.stdin is not None
         self.stdin = self._process.stdin
         self._goes = threading.Event()
