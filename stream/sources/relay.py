@@ -43,14 +43,9 @@ class Relay:
         self._came_at, self._patience_s = time.monotonic(), self._stall_s
         return data
 
-    @property
-    def alive(self) -> bool:
-        """Whether the command still runs."""
-        return self._process.poll() is None
-
     def why(self) -> str:
-        """Why it ended, without the address. Waits for that."""
-        self._ended.wait()
+        """Why it ended, without the address; nothing where it goes on."""
+        self._ended.wait(END_S)
         return self._said
 
     def close(self) -> None:

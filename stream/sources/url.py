@@ -112,7 +112,7 @@ def relayed(relay: Relay, name: str) -> InputContainer:
     try:
         return av.open(relay, "r", options=QUICK, format="mpegts", metadata_errors="replace")
     except av.FFmpegError as error:
-        why = reason(error) if relay.alive else relay.why()
+        why = relay.why() or reason(error)
         raise SourceError(f"{name} cannot be opened ({why}): {HINT}") from None
 
 
