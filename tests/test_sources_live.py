@@ -471,10 +471,17 @@ def test_srt_is_handed_on_by_the_ffmpeg_command(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SourceError, match=r"cannot be opened \(Input/output error\)") as told:
         open_source("srt://127.0.0.1:1?passphrase=sesame")
     assert "sesame" not in str(told.value)
+    stand_in.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(url, "OPEN_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises(SourceError, match=r"cannot be opened \(nothing came for 0\.3 s\)"):
+        open_source("srt://127.0.0.1:9?mode=listener")
+    assert time.monotonic() - began < 5
+    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "relay"])
     stand_in.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match=r"srt:// needs the ffmpeg command beside Livebrush: install ffmpeg"):
-        Relay("srt://127.0.0.1:1", {})
+        Relay("srt://127.0.0.1:1", {}, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------------- NDI

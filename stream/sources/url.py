@@ -99,7 +99,7 @@ def opened(text: str, scheme: str, opening: ExitStack) -> InputContainer:
         try:
             return av.open(text, "r", options=QUICK | given, timeout=(OPEN_S, STALL_S), metadata_errors="replace")
         except av.ProtocolNotFoundError:
-            relay = Relay(text, given)
+            relay = Relay(text, given, OPEN_S, STALL_S)
             opening.callback(relay.close)
             return relayed(relay, shown(text))
     except (av.FFmpegError, OSError) as error:
@@ -111,10 +111,9 @@ def relayed(relay: Relay, name: str) -> InputContainer:
     """What the command hands on, opened. SourceError where it ended."""
     try:
         return av.open(relay, "r", options=QUICK, format="mpegts", metadata_errors="replace")
-    except (av.FFmpegError, OSError):
-        if why := relay.why():
-            raise SourceError(f"{name} cannot be opened ({why}): {HINT}") from None
-        raise
+    except av.FFmpegError as error:
+        why = relay.why() or reason(error)
+        raise SourceError(f"{name} cannot be opened ({why}): {HINT}") from None
 
 
 def video(container: InputContainer, name: str) -> VideoStream:
