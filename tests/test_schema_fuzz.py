@@ -1,4 +1,4 @@
-"""Every operation of the OpenAPI document, asked with what schemathesis makes of it: right and wrong, by a fixed seed.
+"""Every operation of the OpenAPI document, asked with what schemathesis makes of it, right and wrong, always the same.
 
 No answer is a 500, every status is one that the document knows, and every body is as it says.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +68,16 @@ class Connections(FakeAnswers):
         return link, answer
 
 
+MANY = 30  # cases of an operation that all run; of the boundaries that schemathesis makes beyond, every fourth
+seen: Counter[str] = Counter()
+
+
+def is_one_too_many(operation: str) -> bool:
+    """Whether a case is left out, so that the whole stays short: by count alone, the same each time."""
+    seen[operation] += 1
+    return EXAMPLES <= 4 and seen[operation] > MANY and seen[operation] % 4 != 0
+
+
 def checks() -> list[Any]:
     """Of schemathesis, those that hold for every answer."""
     return [CHECKS.get_one(name) for name in NAMES]
@@ -106,6 +117,8 @@ def stage(server: Served) -> Served:
 def test_every_answer_is_one_that_the_document_knows(
     case: schemathesis.Case, stage: Served, asks: requests.Session
 ) -> None:
+    if is_one_too_many(case.operation.label):
+        return
     rng = random.Random(repr((case.path_parameters, case.body)))
     for name, known in THERE.items():  # else nearly every path would be of nothing
         if name in case.path_parameters and rng.random() < 0.6:
