@@ -802,7 +802,7 @@ def test_a_recording_of_the_server_runs_and_is_ended(stage: Stage, server: Obser
 # ------------------------------------------------------------------------------------------------- for everybody
 
 NAMES = """() => {
-    const named = (x) => x.getAttribute("aria-label") || x.textContent.trim() || x.labels?.length
+    const named = (x) => x.getAttribute("aria-label") || x.innerText.trim() || x.labels?.length
         || x.getAttribute("aria-labelledby") && document.getElementById(x.getAttribute("aria-labelledby"))?.textContent;
     const kinds = "button, a[href], input, select, textarea, summary, [role=slider], dialog, video";
     const all = [...document.querySelectorAll(kinds)];
