@@ -24,7 +24,7 @@ from tools.peers import ask
 from tools.stage import address
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Locator
 
 IMAGES = Path(__file__).parents[1] / "docs" / "img"
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}}
@@ -54,10 +54,10 @@ def swaying(picture: Image) -> Iterator[Image]:
         yield np.ascontiguousarray(picture[y : y + SIDE, x : x + SIDE])
 
 
-def taken(tab: Tab, path: Path) -> None:
-    """A picture as good as it can be within `LIMIT` bytes."""
+def taken(tab: Tab, path: Path, part: Locator | None = None) -> None:
+    """A picture of the page, or of a part of it, as good as it can be within `LIMIT` bytes."""
     for quality in range(88, 40, -6):
-        made = tab.page.screenshot(type="jpeg", quality=quality)
+        made = (part or tab.page).screenshot(type="jpeg", quality=quality)
         if len(made) <= LIMIT:
             break
     path.write_bytes(made)
@@ -69,7 +69,7 @@ def painting(tab: Tab, server: Observed, prompt: str) -> None:
     tab.page.goto(address(server))
     tab.shown()
     tab.set("prompt", prompt)
-    tab.until("livebrush.state === 'painting' && livebrush.latency.count > 100", 30)
+    tab.until("livebrush.state === 'painting' && livebrush.latency.count > 20 && livebrush.painted > 100", 90)
     tab.wait(1.5)
 
 
@@ -106,6 +106,7 @@ def faded(tab: Tab, other: str, percent: int) -> None:
     tab.page.focus("#fader")
     for _ in range(percent):
         tab.page.keyboard.press("ArrowRight")
+    tab.page.evaluate("() => document.activeElement.blur()")
     tab.wait(1.5)
 
 
@@ -116,7 +117,7 @@ def sections(tab: Tab, path: Path) -> None:
         tab.page.evaluate("name => { document.querySelector(`[data-section=${name}]`).open = true; }", name)
     tab.page.evaluate("() => document.querySelector('#beat').scrollIntoView()")
     tab.wait(0.5)
-    taken(tab, path)
+    taken(tab, path, tab.page.locator("#panel"))
     tab.page.evaluate("() => document.querySelector('.scroll').scrollTo(0, 0)")
 
 
@@ -125,7 +126,7 @@ def queued(browser: Browser, server: Observed, folder: Path) -> None:
     with page(browser, **DESKTOP) as tab:
         tab.page.route("**/api/sessions", lambda route: route.fulfill(status=503, json=QUEUED))
         tab.page.goto(address(server))
-        tab.until("livebrush.state === 'queued'")
+        tab.until("window.livebrush?.state === 'queued'")
         tab.wait(1.0)
         taken(tab, folder / "page-queue.jpg")
 

@@ -749,10 +749,60 @@ def test_an_admin_chooses_a_source_of_the_server(stage: Stage, server: Observed)
         assert asked == ["camera:0", "rtsp://camera/1"]
 
 
+def test_a_setting_follows_the_servers_beat_until_a_hand_moves_it(stage: Stage, server: Observed) -> None:
+    wave = "[aria-label='Strength follows the beat']"
+    with opened(stage, server) as tab:
+        painting(tab)
+        tab.page.click(wave)
+        tab.page.select_option("#follow-beats", "1")
+        tab.page.click("#follow button:text-is('Follow')")
+        tab.until(f"document.querySelector({wave!r}).getAttribute('aria-pressed') === 'true'")
+        seen = set()
+        for _ in range(100):
+            seen.add(tab.livebrush("settings.strength"))
+            if len(seen) > 4:
+                break
+            tab.wait(0.1)
+        assert len(seen) > 4
+        slide(tab, "#set-strength", 0.5)
+        tab.until(f"document.querySelector({wave!r}).getAttribute('aria-pressed') === 'false'")
+        holds_there(tab, "strength", 0.5)
+
+
+def test_a_look_of_the_server_is_reached_over_seconds(stage: Stage, server: Observed) -> None:
+    with opened(stage, server) as tab:
+        painting(tab)
+        looks = tab.page.evaluate("async () => (await (await fetch('/api/presets')).json()).presets")
+        look = next(look for look in looks if look["settings"].get("strength", 0.4) != 0.4)
+        section(tab, "presets")
+        slide(tab, "#set-morph", 1)
+        tab.page.click(f".shelf .chip:text-is('{look['name']}')")
+        tab.until(f"livebrush.settings.strength === {look['settings']['strength']}")
+        tab.until(f"livebrush.settings.prompt === {json.dumps(look['settings']['prompt'])}")
+        holds_there(tab, "strength", look["settings"]["strength"])
+
+
+def test_a_recording_of_the_server_runs_and_is_ended(stage: Stage, server: Observed, tmp_path: Path) -> None:
+    rows = "[data-section=outputs] .bound li"
+    with opened(stage, server) as tab:
+        painting(tab)
+        section(tab, "outputs")
+        tab.page.select_option("#output-kind", "record")
+        tab.page.fill("#output-where", f"record:{tmp_path}/show.mp4")
+        tab.page.keyboard.press("Enter")
+        tab.until(f"document.querySelector('{rows}[data-state=running]')", 30)
+        tab.page.click("[aria-label^='Stop ']")
+        tab.until(f"!document.querySelector('{rows}')")
+        tab.page.fill("#output-where", "nonsense")
+        tab.page.keyboard.press("Enter")
+        tab.until("document.querySelector('[data-section=outputs] .fields > .note').textContent.includes('nonsense')")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"]
+
+
 # ------------------------------------------------------------------------------------------------- for everybody
 
 NAMES = """() => {
-    const named = (x) => x.getAttribute("aria-label") || x.textContent.trim() || x.labels?.length
+    const named = (x) => x.getAttribute("aria-label") || x.innerText.trim() || x.labels?.length
         || x.getAttribute("aria-labelledby") && document.getElementById(x.getAttribute("aria-labelledby"))?.textContent;
     const kinds = "button, a[href], input, select, textarea, summary, [role=slider], dialog, video";
     const all = [...document.querySelectorAll(kinds)];

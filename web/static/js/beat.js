@@ -7,7 +7,7 @@ import { away, choice, dialog, note, number, press, section } from "./section.js
 const LIMITS = { min: 20, max: 400, step: "any" };
 const SHAPES = [["sine", "Sine"], ["saw", "Saw"], ["square", "Square"], ["pulse", "Pulse"]];
 const TURNS = [0.25, 0.5, 1, 2, 4, 8, 16, 32];
-const LEADS = { none: "", typed: "typed", tap: "tapped", midi: "MIDI clock", link: "Ableton Link" };
+const LEADS = { none: "tap along", typed: "typed", tap: "tapped", midi: "MIDI clock", link: "Ableton Link" };
 const STANDS = "Choose a source first: a setting follows the beat while it paints.";
 
 export class Beat {

@@ -247,6 +247,7 @@ export class Page {
     $("#hero-title").textContent = this.may("control") ? "What shall we paint?" : "Nothing to see yet";
     if (!this.may("control")) $("#hero-lead").textContent = "The picture begins by itself as soon as there is one.";
     $("#start-screen").hidden = !navigator.mediaDevices?.getDisplayMedia;
+    for (const button of all("[data-source]")) button.title = $("b", button).textContent;
     drawCard($("#backdrop").getContext("2d"), 4, false);
   }
 

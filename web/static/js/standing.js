@@ -5,7 +5,7 @@ import { $, all, icon, make } from "./dom.js";
 
 const EVERY = 5000; // ms between two looks
 const MOST = 4; // tiles
-const SOURCES = { whip: "from OBS or another sender", server: "the server's own source" };
+const SOURCES = { whip: "a picture from OBS", server: "the server's own source" };
 
 export class Standing {
   constructor(page) {
