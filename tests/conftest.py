@@ -18,7 +18,8 @@ if sys.platform != "win32":
 
 PROCESSES = 3  # on two cores: for a third of its time a test waits for a process, a socket or a clock
 LONG = (  # begin first, so that none is left at the end
-    "test_trouble", "test_leaks", "test_clips", "test_worker", "test_make", "test_clip_cli", "test_tensorrt",
+    "test_trouble", "test_restart", "test_leaks", "test_clips", "test_fuzz", "test_delivery_bench", "test_worker",
+    "test_make", "test_clip_cli", "test_tensorrt", "test_build", "test_animatediff",
 )  # fmt: skip
 BROWSER = Path(__file__).parent / "browser"
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stream.errors import LivebrushError
-from tools import painted, rows, rows_limits, rows_robust, without
+from tools import painted, rows, rows_limits, rows_network, rows_robust, rows_sinks, without
 from tools.conditions import machine
 from tools.stage import Row, Stage
 
@@ -33,11 +32,6 @@ SECONDS, QUICK_S = 30.0, 6.0  # a figure
 CYCLES, RESTARTS, MESSAGES = 60, 3, 2000  # of R5, R7 and R8, where it is to be quick
 PACKAGES = ("aiortc", "av", "fastapi", "uvicorn", "numpy", "opencv-python-headless")
 Measured = Callable[[Stage], Row | list[Row]]
-
-
-def later(module: str, name: str) -> Measured:
-    """A row whose module is looked for when it is measured: what it needs is not everywhere."""
-    return lambda stage: getattr(import_module(f"tools.{module}"), name)(stage)
 
 
 def quick(stage: Stage) -> bool:
@@ -49,11 +43,11 @@ ROWS: dict[str, Measured] = {
     "L1": rows.l1, "L1 vp8": lambda stage: replace(rows.l1(stage, "vp8"), name="L1 vp8"), "L2": rows.l2, "L3": rows.l3,
     "L4": rows.l4, "L5": rows.l5, "L6": rows.l6, "C1, C2, R10": rows.crowd, "C3": rows.c3,
     "C4": lambda stage: rows.c4(stage, round(stage.seconds * 2000 / SECONDS)),
-    "R1": later("rows_network", "r1"), "R2": later("rows_network", "r2"), "R4": rows.r4,
+    "R1": rows_network.r1, "R2": rows_network.r2, "R4": rows.r4,
     "R5": lambda stage: rows_robust.r5(stage, CYCLES if quick(stage) else rows_robust.CYCLES), "R6": rows_robust.r6,
     "R7": lambda stage: rows_robust.r7(stage, RESTARTS if quick(stage) else rows_robust.RESTARTS),
     "R8": lambda stage: rows_robust.r8(stage, MESSAGES if quick(stage) else rows_robust.MESSAGES), "R9": rows.r9,
-    "R12": later("rows_sinks", "r12"), "S1": rows_limits.s1, "S2": rows_limits.s2, "S3": rows_limits.s3,
+    "R12": rows_sinks.r12, "S1": rows_limits.s1, "S2": rows_limits.s2, "S3": rows_limits.s3,
     "S4": rows_limits.s4, "built-in model": painted.rows,
 }  # fmt: skip
 BLIND = ("C1, C2, R10", "C3", "R5", "R6", "R8", "R12", "S1", "S2", "S3", "S4")  # need no browser
@@ -85,7 +79,7 @@ def tried(name: str, work: Measured, stage: Stage) -> list[Row]:
     """The rows of one measurement; one that fails is a row that does not hold."""
     try:
         found = work(stage)
-    except (LivebrushError, RuntimeError, TimeoutError, ValueError, AssertionError, ImportError, OSError) as error:
+    except (LivebrushError, RuntimeError, TimeoutError, ValueError, AssertionError, OSError) as error:
         return [Row(name, "", "", holds=False, note=f"failed: {error}")]
     return found if isinstance(found, list) else [found]
 

@@ -61,6 +61,7 @@ class Options:
     look: bool = False
     one_more: bool = False  # whether another one asks when all are there, and is refused
     stagger_s: float = 0.3
+    told_s: float = 0.0  # a line every so many seconds, beside the one at the end
     settings: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()  # that the first one's session gets
 
@@ -306,8 +307,20 @@ async def together(options: Options) -> tuple[list[Seen], str]:
     for client in clients:
         client.seen.arrived.clear()
         client.seen.latency.clear()
-    await asyncio.sleep(options.seconds)
+    await watched(options, clients)
     return [await c.close() for c in clients], told
+
+
+async def watched(options: Options, clients: list[Client]) -> None:
+    """Lets them work; with `told_s` a line now and then says what they saw since the last one."""
+    end = time.monotonic() + options.seconds
+    while options.told_s and time.monotonic() + options.told_s <= end:
+        await asyncio.sleep(options.told_s)
+        say([[asdict(c.seen) for c in clients], ""])
+        for client in clients:
+            client.seen.arrived.clear()
+            client.seen.latency.clear()
+    await asyncio.sleep(max(0.0, end - time.monotonic()))
 
 
 async def refused(options: Options, packets: list[bytes]) -> str:
