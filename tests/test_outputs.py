@@ -220,6 +220,7 @@ def test_the_command_line_says_what_is_no_output() -> None:
 # ------------------------------------------------------------------------------------------------- what others notice
 
 
+@pytest.mark.alone
 def test_stuck_failing_and_crashing_outputs_cost_the_peers_nothing(tmp_path: Path) -> None:
     """Row R12. Taken anew where the machine was disturbed, twice at most, as in tests/browser/conftest.py."""
     for _ in range(3):
