@@ -104,10 +104,19 @@ class Showing:
         self._wire.send(Opened())
 
 
+def no_core_files() -> None:
+    """A library that crashes at every try would fill the disk with them."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
 def main() -> None:
     """The process, from its first message to its end. Ctrl-C is the server's to decide on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
+    no_core_files()
     wire = Wire()
     start = wire.inbox.get()
     assert isinstance(start, Start)
