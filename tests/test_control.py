@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from webrig import FakeSupervisor, Room, Served, served, together
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from stream.config import Lora, ModelSpec
@@ -31,7 +31,7 @@ from stream.control.morph import Morph, eased
 from stream.errors import ControlError, SettingsError
 from stream.grammar import parse
 from stream.settings import PROMPT_LIMIT, Settings
-from web.config import Control
+from web.config import Access, Control
 from web.wishes import Tell, changed
 
 
@@ -681,3 +681,37 @@ def test_the_example_of_the_docs_runs(http: httpx.Client, server: Served, capsys
     assert capsys.readouterr().out == "pulse\n"
     until(lambda: settings_of(server).prompt.startswith("neon lights") or "neon lights:" in settings_of(server).prompt)
     http.delete("/api/sessions/live/follows/delta")
+
+
+def test_roles_hold_for_live_control_as_well(tmp_path: Path) -> None:
+    tokens = ("view:lookslookslooks00", "control:turnsturnsturns00")
+    with served(access=Access(tokens=tokens), control=Control(folder=tmp_path)) as guarded:
+        guarded.call(lambda: guarded.house.sessions.stand("live", "whip"))
+        looks, turns = ({"Authorization": f"Bearer {token.partition(':')[2]}"} for token in tokens)
+        asked = [("PUT", "/api/presets/x", {"settings": {}}), ("POST", "/api/presets", {"presets": []}),
+                 ("POST", "/api/sessions/live/morph", {"to": {}}), ("PUT", "/api/beat", {"bpm": 90}),
+                 ("POST", "/api/beat/tap", {}), ("PUT", "/api/sessions/live/follows/delta", {}),
+                 ("PUT", "/api/midi", {"bindings": []}), ("POST", "/api/midi/learn", {"setting": None})]  # fmt: skip
+        for method, path, body in asked:
+            answers = [guarded.http.request(method, path, json=body, headers=who) for who in ({}, looks, turns)]
+            assert [answer.status_code // 100 for answer in answers] == [4, 4, 2], path
+            assert [answer.status_code for answer in answers[:2]] == [401, 403], path
+        for path in ("/api/presets", "/api/beat", "/api/sessions/live/follows", "/api/midi", "/api/osc"):
+            assert guarded.http.get(path).status_code == 401
+            assert guarded.http.get(path, headers=looks).status_code == 200
+        url = f"ws://127.0.0.1:{guarded.port}/api/control?session=live"
+        with pytest.raises(InvalidStatus) as refused:
+            connect(url, origin=None).close()
+        assert refused.value.response.status_code == 401
+        with connect(url, origin=None, additional_headers=looks) as connection:
+            one = Program(connection)
+            one.hear("hello")
+            one.say(type="tap")
+            assert "only looks on" in one.hear("error")["error"]
+            one.say(type="settings", changes={"strength": 0.9})
+            assert "only looks on" in one.hear("error")["error"]
+        with connect(url, origin=None, additional_headers=turns) as connection:
+            one = Program(connection)
+            one.hear("hello")
+            one.say(type="settings", changes={"strength": 0.9})
+            assert one.hear("settings")["settings"]["strength"] == 0.9
