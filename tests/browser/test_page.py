@@ -553,6 +553,23 @@ def test_view_offers_sound_where_the_browser_wants_a_press(stage: Stage, server:
         assert not tab.page.is_visible("#sound")
 
 
+def test_view_waits_for_a_session_without_using_up_the_offers(stage: Stage, server: Observed, live: Tab) -> None:
+    """Offers are counted by address, and whoever has OBS open on this machine has the page open too."""
+    offers: list[str] = []
+    with page(stage.browser()) as tab:
+        tab.page.on("request", lambda request: request.method == "POST" and offers.append(request.url))
+        tab.page.goto(f"{server.url}/view?session=soon")
+        tab.until("document.getElementById('notice').innerText.includes('Nothing is on')")
+        tab.wait(3)
+        assert len(offers) == 1
+        live.page.evaluate(PUBLISH.replace("/whip/live", "/whip/soon").replace("window.publisher", "window.third"))
+        tab.shown()
+        live.page.evaluate("() => third.close()")
+        tab.wait(8)  # more than may pass without a picture that somebody sends
+        assert len(offers) == 2
+        assert tab.page.evaluate("async () => (await fetch('/api/sessions/soon', { method: 'DELETE' })).status") == 204
+
+
 def test_nothing_is_written_on_air(stage: Stage, server: Observed) -> None:
     with page(stage.browser(), f"{server.url}/view?session=nobody") as tab:
         tab.until("document.getElementById('notice').innerText.includes('Nothing is on')")

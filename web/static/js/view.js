@@ -14,9 +14,11 @@ import { connected, gathered } from "./rtc.js";
 import { whep } from "./whep.js";
 import { sentence } from "./words.js";
 
-const WAIT = 1000; // ms between two tries
+const RETRY = 250; // ms until the next try
+const WAIT = 1000; // ms between two looks whether the session is there
 const STALL = 6000; // ms without a frame after which the connection is made anew
 const FITS = ["contain", "cover", "fill"];
+const ABSENT = [404, 409]; // no such session; nobody sends to it yet
 
 const [picture, notice, sound] = [$("#picture"), $("#notice"), $("#sound")];
 const asked = new URLSearchParams(location.search);
@@ -84,11 +86,15 @@ sound.onclick = () => {
   sound.hidden = true;
 };
 
-/** Waits until the connection is lost, or no frame comes any more. */
+/** Waits until the connection is lost, or no frame comes any more although the server sends some. */
 async function ended(peer) {
   last = performance.now();
-  const moves = () => document.hidden || performance.now() - last < STALL;
-  while (peer.connectionState === "connected" && moves()) await pause(250);
+  while (peer.connectionState === "connected") {
+    await pause(250);
+    if (document.hidden || performance.now() - last < STALL) continue;
+    if (await api.statistics(id).then(({ stats }) => stats.fps_out > 0, () => true)) return;
+    last = performance.now(); // nobody sends to it just now
+  }
 }
 
 const GONE = "Nothing is on here now. The picture comes by itself when it is.";
@@ -97,11 +103,19 @@ async function forever() {
   for (;;) {
     const wait = await watch().then(() => 0, (error) => {
       picture.classList.remove("live");
-      say(error.status === 404 ? GONE : sentence(error.message));
-      return error.wait ?? 0;
+      const absent = ABSENT.includes(error.status);
+      say(absent ? GONE : sentence(error.message));
+      return absent ? there() : error.wait || WAIT;
     });
-    await pause(Math.max(WAIT, wait));
+    await pause(Math.max(wait, RETRY));
   }
+}
+
+/** Waits for the session without offers: they are counted, and whoever sits at this machine needs some too. */
+async function there() {
+  do await pause(WAIT);
+  while (await api.statistics(id).then(() => false, ({ status }) => status === 404));
+  return 0;
 }
 
 addEventListener("pagehide", () => leave());
