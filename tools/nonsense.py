@@ -87,7 +87,7 @@ class Nonsense:
         that is no JSON, none that is asked for, or too long."""
         path = self.chance.choice(sorted(document["paths"]))
         known = document["paths"][path]
-        bodies = {m: what["requestBody"] for m, what in known.items() if "requestBody" in what}
+        bodies = {m: what["requestBody"] for m, what in known.items() if what.get("requestBody", {}).get("required")}
         if not bodies or self.chance.random() < 0.2:
             return self.nowhere(path, known)
         method = self.chance.choice(sorted(bodies))
