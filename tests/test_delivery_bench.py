@@ -191,8 +191,7 @@ def test_a_page_and_a_plot_are_made_of_the_file(tmp_path: Path, monkeypatch: pyt
     assert list(bars.values()) == pytest.approx([46 / 65, 1.68, 1000.0])
     page = delivery_page.page(result, "d.json")
     assert (
-        "| L1 | glass | p50 <= 65 | glass to glass, H.264, p50 46 ms, glass to glass, H.264, p95 168 ms | **no** |"
-        in page
+        "| L1 | glass | <= 65 | glass to glass, H.264, p50 46 ms, glass to glass, H.264, p95 168 ms | **no** |" in page
     )
     assert r"nothing \| came" in page
     assert "| foreign [0, 0] | yes |" in page

@@ -9,7 +9,7 @@ from tools.rows_robust import r8
 from tools.stage import Stage
 
 COUNT = 2000
-BODY = {"content": {"application/json": {"schema": {"type": "object"}}}}
+BODY = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 DOCUMENT = {"paths": {"/x": {"post": {"requestBody": BODY}}, "/y/{id}": {"get": {}}}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -132,6 +133,25 @@ def test_ipv6_and_any_free_port() -> None:
     with bind(Config(host="::1", port=0)) as bound:
         assert bound.family == socket.AF_INET6
         assert bound.getsockname()[1] > 0
+
+
+def test_what_is_accepted_is_known_as_tcp_so_that_asyncio_sends_at_once() -> None:
+    """A protocol of 0 keeps Nagle's algorithm: 40 ms for every answer on a connection that is kept."""
+
+    async def job() -> int:
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def came(_reader: Any, writer: asyncio.StreamWriter) -> None:
+            seen.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind(Config(port=0)) as bound:
+            async with await asyncio.start_server(came, sock=bound):
+                _, writer = await asyncio.open_connection(*bound.getsockname())
+                writer.close()
+                return await seen
+
+    assert asyncio.run(job())
 
 
 def test_a_browser_is_opened_where_there_is_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
