@@ -141,8 +141,8 @@ async def watch(session: str, request: Request, has: Has, asks: Client) -> Respo
     """Shows the painted picture of a session, by its name or id."""
     with has.figures.offered():
         sdp = await offered(request)
+        shown = awaited(session, has)  # who waits for it asks again and again, and that is no offer yet
         has.offer(asks)
-        shown = awaited(session, has)
         secret, answer = await shown.view(sdp)
     return created(request, has, f"/whep/{session}/{secret}", answer, shown.viewers[secret].link)
 
