@@ -67,7 +67,7 @@ def between(name: str, begin: Any, end: Any, part: float) -> Any:
     """The value of a setting that glides, at `part` of its way."""
     if begin == end:
         return end
-    if name != "prompt":
+    if name not in values.PROMPTS:
         return values.whole(name, begin + (end - begin) * part)
     try:
         mixed = grammar.blend(begin, end, part)

@@ -10,6 +10,7 @@ from typing import Any
 from stream.errors import ControlError, SettingsError
 from stream.settings import Settings
 
+PROMPTS = ("prompt", "negative_prompt")  # blend, in the grammar of `stream.grammar`
 LEAP = ("seed", "width", "height")  # whole numbers without a way between two of them
 WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
@@ -33,13 +34,13 @@ def kind(name: str) -> str:
 
 def glides(name: str) -> bool:
     """Whether there is something between two values of a setting."""
-    return name == "prompt" or (kind(name) in ("number", "integer") and name not in LEAP)
+    return name in PROMPTS or (kind(name) in ("number", "integer") and name not in LEAP)
 
 
 def follows(name: str) -> None:
     """ControlError unless a setting may follow the beat."""
     if kind(name) not in ("number", "integer") or name in LEAP:
-        able = ", ".join(n for n in facts() if n != "prompt" and glides(n))
+        able = ", ".join(n for n in facts() if n not in PROMPTS and glides(n))
         raise ControlError(f"{name} cannot follow the beat: use one of {able}")
 
 

@@ -11,6 +11,7 @@ from tools.chromium import Tab, page
 from tools.stage import Stage
 from web.config import Access
 
+pytestmark = pytest.mark.beside
 VIEW, CONTROL = "view-secret-0123456789", "control-secret-0123456789"
 
 

@@ -11,6 +11,7 @@ from tools.chromium import Tab, page
 from tools.observed import Observed
 from tools.stage import Stage
 
+pytestmark = pytest.mark.beside
 SCRIPT = """
 window.callers = [];
 const FRAGMENT = 'application/trickle-ice-sdpfrag';
