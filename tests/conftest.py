@@ -3,6 +3,7 @@
 `pytest` with nothing named takes `PROCESSES` of pytest-xdist; a file, a folder or `-n` named takes what is asked for.
 A test marked `alone` (all of tests/browser are, unless marked `beside`) has the machine to itself: it holds a lock
 for which the others wait between two tests. Such tests come first, so that it is waited for before anything else runs.
+A browser takes a core: all of tests/browser is one process's, those marked `beside` while the others do the rest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,19 @@ LONG = (  # begin first, so that none is left at the end
     "test_make", "test_clip_cli", "test_tensorrt", "test_build", "test_animatediff",
 )  # fmt: skip
 BROWSER = Path(__file__).parent / "browser"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file to each process; the browser's are as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "browser" if BROWSER in (config.rootpath / file).parents else file
+
+    return Files(config, log)
 
 
 class Lock:
@@ -47,7 +62,7 @@ LOCK = pytest.StashKey[Lock]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Several processes where nothing is said against it, and a whole file to each of them."""
+    """Several processes where nothing is said against it; files stay whole, in the order that they have here."""
     options, handed_out = config.option, hasattr(config, "workerinput")
     if handed_out or sys.platform == "win32" or not config.pluginmanager.hasplugin("xdist"):
         return
