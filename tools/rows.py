@@ -9,11 +9,12 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tools import peers
+from tools import codecs, peers
 from tools.barcode import PATCH_PLACE, PATCHES, scene
 from tools.chromium import Tab, opened, page, screen
 from tools.observed import Observed
@@ -21,6 +22,7 @@ from tools.sightings import Clock, Numbers, drift, foreign, gaps, glass_to_glass
 from tools.stage import LOOP, PERIOD_MS, RATE, SETTLE_S, Row, Stage, address, latency_of
 
 PEERS = 6
+ABLE_MS = 4.5  # of a core that the codecs alone may take for a picture, where six peers are to be had for 8
 STYLES = ("oil painting", "night vision")  # far apart in colour, and the mark can be read in both
 PRESS = "() => { const t = performance.now(); document.getElementById('start-camera').click(); return t; }"
 WAY_MS = 30.0  # from capture to arrival without any waiting: encoding, sending and decoding, there and back
@@ -208,7 +210,12 @@ def crowd(stage: Stage, codec: str = "H264") -> list[Row]:
             cpu, lag, took = server.cpu_s() - before, server.ask("lag"), time.monotonic() - start
             full = server.ask("census")["memory_mb"]
             seen, refused = peers.gathered(process)
-    return [c1(seen, refused), c2(seen, cpu, took, (full - empty) / PEERS), r10(lag)]
+    floor = codecs.alone()
+    found = [c1(seen, refused), c2(seen, cpu, took, (full - empty) / PEERS, floor), r10(lag)]
+    if floor <= ABLE_MS:
+        return found
+    why = f"here the codecs alone take {floor} ms of a core a picture, {PEERS * RATE * floor / 10:.0f} % of one for all"
+    return [replace(row, note=row.note or why) for row in found]
 
 
 def c1(seen: list[peers.Seen], refused: str) -> Row:
@@ -223,10 +230,11 @@ def gaps_of(seen: list[peers.Seen]) -> Numbers:
     return np.concatenate([gaps(s.arrived) for s in seen])
 
 
-def c2(seen: list[peers.Seen], cpu_s: float, took_s: float, memory_mb: float) -> Row:
+def c2(seen: list[peers.Seen], cpu_s: float, took_s: float, memory_mb: float, floor: float) -> Row:
     frames = sum((len(s.arrived) - 1) * 1000 / (s.arrived[-1] - s.arrived[0]) for s in seen) * took_s
     value = {"cpu_ms_per_frame": round(cpu_s * 1000 / frames, 2), "memory_mb_per_peer": round(memory_mb, 1)}
     value["cpu_ms_per_second_and_peer"] = round(cpu_s * 1000 / took_s / len(seen), 1)
+    value["codecs_alone_ms"] = floor
     holds = value["cpu_ms_per_frame"] <= 8 and value["memory_mb_per_peer"] <= 30
     return Row("C2", "cost of a peer, server and worker", "<= 8 ms CPU a frame, <= 30 MB a peer", value, holds)
 
