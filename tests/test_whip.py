@@ -267,8 +267,13 @@ async def test_there_are_as_many_publishers_as_places(server: Served) -> None:
 async def test_offers_are_counted() -> None:
     with served(real=True, offers_per_minute=2) as server:
         sdp = await offer(viewer())
-        statuses = [server.http.post("/whep/x", content=sdp, headers={"Content-Type": SDP}) for _ in range(3)]
-        assert [s.status_code for s in statuses] == [409, 409, 429]
+        def asked() -> httpx.Response:
+            return server.http.post("/whep/x", content=sdp, headers={"Content-Type": SDP})
+
+        assert [asked().status_code for _ in range(4)] == [409] * 4, "who waits for a publisher offers nothing yet"
+        server.http.put("/api/sessions/x", json={"source": "whip"})
+        statuses = [asked() for _ in range(3)]
+        assert [s.status_code for s in statuses] == [201, 201, 429]
         assert "retry-after" in statuses[-1].headers
 
 

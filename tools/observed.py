@@ -33,7 +33,7 @@ ANSWERS_S = 30.0  # also its start
 STOPS_S = 8.0  # S4 allows 5
 MB = 1 << 20
 SHARED = Path("/dev/shm")  # noqa: S108 (where Linux keeps shared memory)
-POOLED = ("decode_", "encode_", "jpeg_", "asyncio_")  # threads of bounded pools
+POOLED = ("decode_", "encode_", "jpeg_", "asyncio_", "AnyIO worker")  # threads of bounded pools
 OFFERS = 100_000  # a minute: as many as a bench likes
 BLINK_S = 0.005  # between two looks at the event loop
 
