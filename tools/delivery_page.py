@@ -73,7 +73,7 @@ BARS = (
     Bar("R2", "the same, frames a second", at("fps"), 18, "fps", least=True),
     Bar("R2", "the same, frozen", lambda v: 100 * v["frozen"], 8, "%"),
     Bar("R4", "frames that wait, tenfold overload", at("waiting_frames"), 2, "frames", (341, 341)),
-    Bar("R5", "memory after 500 connections", at("memory_mb"), 10, "MB", (67, 67)),
+    Bar("R5", "memory after all connections", at("memory_mb"), 10, "MB", (67, 67)),
     Bar("R6", "a killed client's place is free", worst("killed_s"), 6, "s", (31, 31)),
     Bar("R6", "a left page's place is free", worst("left_s"), 1, "s"),
     Bar("R7", "on after a restart", at("longest_s"), 5, "s"),
