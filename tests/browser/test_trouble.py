@@ -203,7 +203,7 @@ def test_bodies_that_are_no_offer_are_told_why(server: Observed, body: bytes, st
 def test_another_sites_page_is_refused(stage: Stage, server: Observed) -> None:
     assert asked(server, "GET", "/api/schema", Origin="http://evil.example")[0] == 403
     assert asked(server, "GET", "/", Host="evil.example")[0] == 403
-    assert asked(server, "POST", "/api/sessions", b"{}", Content_Type="text/plain")[0] == 415
+    assert asked(server, "POST", "/api/sessions", b"{}", Content_Type="text/plain")[0] == 403
     with page(stage.browser()) as tab:
         tab.page.route("http://evil.example/**", lambda route: route.fulfill(body="<p>evil", content_type="text/html"))
         tab.page.goto("http://evil.example/")
