@@ -18,7 +18,6 @@ from tools.chromium import ALLOWED, FAKED, Tab, chromium, page
 from tools.observed import Observed
 from tools.stage import Stage
 
-pytestmark = pytest.mark.beside
 READY = "window.livebrush && document.body.dataset.extras"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
