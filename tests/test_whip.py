@@ -267,6 +267,7 @@ async def test_there_are_as_many_publishers_as_places(server: Served) -> None:
 async def test_offers_are_counted() -> None:
     with served(real=True, offers_per_minute=2) as server:
         sdp = await offer(viewer())
+
         def asked() -> httpx.Response:
             return server.http.post("/whep/x", content=sdp, headers={"Content-Type": SDP})
 
