@@ -31,6 +31,13 @@ from web import jpeg
 
 FPS = 50
 
+
+def after(seconds: float, source: Any) -> Any:
+    """The first frame of an iterator that was asked for so much later."""
+    time.sleep(seconds)
+    return next(source)
+
+
 # ------------------------------------------------------------------------------------------------- a display
 
 

@@ -1,29 +1,27 @@
-"""Live sinks over the network, taken up by others: UDP by PyAV, RTMP, RTSP and SRT by ffmpeg, NDI by cyndilib."""
+"""Live sinks over the network, taken up by others: UDP by PyAV, RTMP, RTSP and SRT by ffmpeg."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
-from outlet_rig import SIZE, fed, free_port, picture, run, until
+from outlet_rig import fed, free_port, opus, picture, run, until
 
 from stream.sinks import live
 from stream.sinks.host import WAITS
-from stream.sinks.ndi import AVAHI
 
 SOON = ("-analyzeduration", "100000")  # microseconds that are looked at before the first picture
 FFMPEG = shutil.which("ffmpeg")
@@ -43,7 +41,14 @@ class Listener:
 
     @property
     def pictures(self) -> int:
-        return sum(line.startswith("0,") for line in tuple(self.lines))
+        return self._count("0,")
+
+    @property
+    def sounds(self) -> int:
+        return self._count("1,")
+
+    def _count(self, track: str) -> int:
+        return sum(line.startswith(track) for line in tuple(self.lines))
 
     def close(self) -> None:
         self._process.kill()
@@ -122,6 +127,26 @@ def test_rtsp_waits_for_its_server() -> None:
     run(taken_up(url, "-rtsp_flags", "listen", "-i", url))
 
 
+@NEEDED
+@pytest.mark.parametrize("options", [("rtmp", "-listen", "1"), ("rtsp", "-rtsp_flags", "listen")])
+def test_sound_goes_along(options: tuple[str, ...]) -> None:
+    """With half a second of the 20 ms packets of Opus the server has both tracks."""
+    kind, *listens = options
+    url = f"{kind}://127.0.0.1:{free_port()}/live/secret"
+
+    async def test() -> None:
+        packets = itertools.cycle(opus(1, (0.5,)))
+        async with fed(url) as sink:
+            sink.host.expect_sound()
+            with listening(*listens, "-i", url) as listener:
+                await until(lambda: sink.host.state == "running")
+                while listener.sounds < 20 or listener.pictures < 10:
+                    sink.host.hear(next(packets), time.monotonic())
+                    await asyncio.sleep(0.02)
+
+    run(test())
+
+
 @pytest.mark.skipif(live.missing("srt") is not None, reason=f"{live.missing('srt')} (CI has one)")
 def test_srt_calls_a_listener() -> None:
     port = free_port(socket.SOCK_DGRAM)
@@ -155,65 +180,5 @@ def test_a_server_that_says_nothing_is_left() -> None:
                 await until(lambda: sink.host.state == "waiting")
                 assert time.monotonic() - began < 12
                 assert "secret" not in sink.host.error
-
-    run(test())
-
-
-# ------------------------------------------------------------------------------------------------- NDI
-
-
-@pytest.fixture(scope="module")
-def avahi() -> None:
-    """avahi-daemon and dbus, through which NDI sources are found on Linux; they are left running for others."""
-    if sys.platform != "linux":
-        return
-    if AVAHI.exists():
-        return
-    for command in (["dbus-daemon", "--system", "--fork"], ["avahi-daemon", "-D"]):
-        if shutil.which(command[0]) is None:
-            pytest.skip(f"no {command[0]} here (CI has one)")
-        Path("/run/dbus").mkdir(exist_ok=True)
-        subprocess.run(command, capture_output=True, timeout=10)
-    deadline = time.monotonic() + 5
-    while not AVAHI.exists():
-        if time.monotonic() > deadline:
-            pytest.skip("avahi-daemon does not start here: it takes root")
-        time.sleep(0.05)
-
-
-def test_ndi_is_found_and_received(avahi: None) -> None:
-    pytest.importorskip("cyndilib")
-    from cyndilib.finder import Finder
-    from cyndilib.receiver import Receiver
-    from cyndilib.video_frame import VideoFrameSync
-    from cyndilib.wrapper.ndi_recv import RecvBandwidth, RecvColorFormat
-
-    name = f"Livebrush {time.monotonic_ns() % 10_000}"
-
-    async def test() -> None:
-        async with fed(f"ndi:{name}") as sink:
-            await until(lambda: sink.host.state == "running")
-            with Finder() as finder:
-                await until(lambda: any(name in found for found in finder.get_source_names()))
-                (source,) = (finder.get_source(found) for found in finder.get_source_names() if name in found)
-                receiver = Receiver(color_format=RecvColorFormat.RGBX_RGBA, bandwidth=RecvBandwidth.highest)
-                frame = VideoFrameSync()
-                receiver.frame_sync.set_video_frame(frame)
-                receiver.set_source(source)
-                await until(receiver.is_connected)
-                greys: set[int] = set()
-
-                def several() -> bool:
-                    receiver.frame_sync.capture_video()
-                    if frame.xres != SIZE[0]:
-                        return False
-                    image = np.array(frame.get_array()).reshape(SIZE[1], SIZE[0], 4)
-                    greys.add(int(image[50, 5, 0]))
-                    return len(greys) >= 8
-
-                await until(several)
-                known = sorted({int(picture(n)[50, 5, 0]) for n in range(28)})
-                assert all(min(abs(grey - k) for k in known) <= 4 for grey in greys), greys
-                receiver.disconnect()
 
     run(test())

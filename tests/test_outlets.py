@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from outlet_rig import SIZE, beeps, decoded, kept, opus, picture, register
@@ -23,8 +24,10 @@ from stream.errors import SinkError
 from stream.frame import Frame, Image
 from stream.sinks import live, network, record
 from stream.sinks.live import check, connect, recognise
-from stream.sinks.muxed import opus_samples
+from stream.sinks.muxed import Muxed, Way
+from stream.sinks.muxed import kept as kept_quality
 from stream.sinks.record import Recording, taken
+from stream.sinks.tracks import opus_samples
 from stream.sinks.virtualcam import VirtualCamera
 
 # ------------------------------------------------------------------------------------------------- names
@@ -313,6 +316,23 @@ def test_sound_is_in_step_with_the_picture(tmp_path: Path, name: str) -> None:
     assert found == pytest.approx([0.5, 2.0], abs=0.03)
 
 
+def test_sound_for_those_who_know_no_opus_is_in_step_too(tmp_path: Path) -> None:
+    """A packet that is damaged costs its own sound only."""
+    muxed = Muxed(str(tmp_path / "show.flv"), Way("flv", {}, sound="aac"), SIZE, 30, kept_quality(), sounds=True)
+    packets = [p if number != 60 else b"\x00" + bytes(50) for number, p in enumerate(opus(3, (0.5, 2.0)))]
+    for number in range(90):
+        muxed.write(Frame(picture(number), captured_at=1000 + number / 30))
+        while packets and (at := (150 - len(packets)) * 0.02) <= number / 30:
+            muxed.hear(packets.pop(0), 1000 + at)
+    muxed.close()
+    with av.open(str(tmp_path / "show.flv")) as container:
+        assert [stream.codec.name for stream in container.streams] == ["h264", "aac"]
+    frames = decoded(tmp_path / "show.flv")
+    assert len(frames) == 90
+    first = float(frames[0].pts * frames[0].time_base)  # type: ignore[operator]
+    assert [at - first for at in beeps(tmp_path / "show.flv")] == pytest.approx([0.5, 2.0], abs=0.03)
+
+
 def test_how_long_a_packet_of_opus_is() -> None:
     assert [opus_samples(p) for p in opus(0.06, ())] == [960] * 3
     for first, samples in ((0b00000_0_00, 480), (0b00011_0_00, 2880), (0b01101_0_01, 1920), (0b10000_0_00, 120)):
@@ -350,6 +370,7 @@ def test_a_full_disk_stops_a_recording_that_then_still_plays(tmp_path: Path, mon
 FILLS = """
 import resource, sys
 from pathlib import Path
+import av
 import numpy as np
 from stream.frame import Frame
 from stream.errors import SinkError

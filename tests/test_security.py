@@ -36,7 +36,8 @@ from web.auth import Places, origin
 from web.config import Access, Config, Https
 from web.door import TRIES, Door
 from web.errors import RefusalError, ServeError
-from web.messages import BODY_LIMIT, MESSAGE_LIMIT, MESSAGES_A_SECOND, PICTURE
+from web.fields import BODY_LIMIT, MESSAGE_LIMIT, MESSAGES_A_SECOND
+from web.messages import PICTURE
 from web.people import People, Token
 from web.rtc import Limits, Peer
 from web.serve import PASS_THROUGH, bind, settled

@@ -19,12 +19,11 @@ from stream.errors import SettingsError, SourceError
 from stream.frame import Frame
 from stream.settings import Settings
 from stream.sources import Source
-from web import messages
 from web.config import VIEWERS
 from web.control import Channel
 from web.errors import RefusalError
+from web.fields import MESSAGE_LIMIT, MESSAGES_A_SECOND, Percentiles
 from web.inputs import Pumps
-from web.messages import MESSAGE_LIMIT, MESSAGES_A_SECOND
 from web.pump import Pump
 from web.session import near
 from web.statistics import Meter
@@ -448,7 +447,7 @@ def test_capture_times_follow_their_pictures_every_100_ms() -> None:
 
 
 def test_a_meter_that_measured_nothing_says_nothing() -> None:
-    assert Meter(Clock()).engine_ms == messages.Percentiles()
+    assert Meter(Clock()).engine_ms == Percentiles()
 
 
 # ------------------------------------------------------------------------------------------------- coming and going

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from media import number, numbers, video
-from ndi_rig import discovery
-from source_rig import FPS, NO_X, Rtsp, Screen, Told, Web, free_port, transport_stream, xvfb
+from source_rig import FPS, NO_X, Rtsp, Screen, Told, Web, after, free_port, transport_stream, xvfb
 from typer.testing import CliRunner
 from webrig import SDP, WATCHES, Room, served, together
 from websockets.sync.client import connect
@@ -28,7 +26,7 @@ from websockets.sync.client import connect
 import livebrush
 from stream.errors import SourceError
 from stream.fakes import EchoModel
-from stream.sources import camera, check, kind_of, listed, ndi, open_source, shown, url, windows
+from stream.sources import camera, check, kind_of, listed, open_source, shown, url, windows
 from stream.sources.relay import Relay
 from web import inputs, pump
 from web.config import Access
@@ -36,12 +34,6 @@ from web.errors import RefusalError
 from web.inputs import Pumps
 
 RED, GREEN, BLUE = 0xFF0000, 0x00FF00, 0x0000FF
-
-
-def after(seconds: float, source: Any) -> Any:
-    """The first frame of an iterator that was asked for so much later."""
-    time.sleep(seconds)
-    return next(source)
 
 
 def wait_for(true: Callable[[], Any], seconds: float = 8) -> None:
@@ -482,107 +474,6 @@ def test_srt_is_handed_on_by_the_ffmpeg_command(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match=r"srt:// needs the ffmpeg command beside Livebrush: install ffmpeg"):
         Relay("srt://127.0.0.1:1", {}, 1, 1)
-
-
-# ------------------------------------------------------------------------------------------------- NDI
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[None]:
-    with discovery() as why_not:
-        if why_not:
-            pytest.skip(why_not)
-        yield
-
-
-class Sending:
-    """An NDI source of one grey, which counts up by 5."""
-
-    def __init__(self, name: str) -> None:
-        from cyndilib.sender import Sender
-        from cyndilib.video_frame import VideoSendFrame
-        from cyndilib.wrapper import FourCC
-
-        picture = VideoSendFrame()
-        picture.set_resolution(100, 60)  # its lines are no multiple of 16 bytes
-        picture.set_frame_rate(Fraction(25))
-        picture.set_fourcc(FourCC.RGBA)
-        self._sender = Sender(name, clock_video=False)
-        self._sender.set_video_frame(picture)
-        self.grey = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with self._sender:
-            while not self._over.wait(0.04):
-                self.grey = (self.grey + 5) % 200
-                picture = np.full((60, 100, 4), self.grey, np.uint8)
-                picture[:, :50, 0], picture[..., 3] = 230, 255
-                self._sender.write_video_async(picture.reshape(-1))
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-
-
-def test_an_ndi_source_is_found_received_and_lost(network: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ndi, "LOST_S", 1.0)
-    name = f"brush {free_port()}"
-    sending = Sending(name)
-    try:
-        with open_source(f"ndi:{name}") as source:
-            frames = iter(source)
-            next(frames)
-            second = after(0.5, frames)
-            right = int(second.image[30, 75].mean())
-            assert (sending.grey - right) % 200 <= 25, "the newest"
-            assert (second.size, source.rate, second.image[30, 25, 0] > 200) == ((100, 60), 25, True)
-            assert f"ndi:{socket_name(name)}" in [found.name for found in listed("ndi")]
-            sending.stop()
-            with pytest.raises(SourceError, match=r"is lost: is it still on"):
-                list(frames)
-    finally:
-        sending.stop()
-
-
-def test_an_ndi_source_that_comes_later_is_found_as_soon(network: None) -> None:
-    """The library's own thread looks for others every five seconds only, once it knows one."""
-    ears, sending = ndi.finder(), []
-    try:
-        for name in (f"first {free_port()}", f"second {free_port()}"):
-            sending.append(Sending(name))
-            began = time.monotonic()
-            assert ndi.heard(ears, name) == socket_name(name)
-            assert time.monotonic() - began < 4
-    finally:
-        for one in sending:
-            one.stop()
-
-
-def socket_name(stream: str) -> str:
-    """How NDI calls a stream of this machine."""
-    import socket
-
-    return f"{socket.gethostname().upper()} ({stream})"
-
-
-def test_ndi_names() -> None:
-    names = ["STUDIO (Camera 1)", "STUDIO (Camera 11)", "LAPTOP (OBS)"]
-    asked = {"studio (camera 1)": names[0], "camera 1": names[0], "obs": names[2], "laptop": names[2]}
-    assert {text: ndi.matching(text, names) for text in asked} == asked
-    assert ndi.matching("camera", names) is None, "either could be meant"
-    assert ndi.matching("x", []) is None
-
-
-def test_without_cyndilib_ndi_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(ndi, "import_module", missing)
-    with pytest.raises(SourceError, match=r"pip install 'livebrush\[ndi\]'"):
-        open_source("ndi:x")
 
 
 # ------------------------------------------------------------------------------------------------- cameras

@@ -30,8 +30,9 @@ from web import auth, jpeg, sockets
 from web import rate as rate_of
 from web.app import sends_video
 from web.auth import Places, is_loopback, split
+from web.fields import BODY_LIMIT
 from web.inputs import Pumps
-from web.messages import BODY_LIMIT, PICTURE
+from web.messages import PICTURE
 from web.rate import Rate
 from web.rtc import OfferError, Peer
 

@@ -36,14 +36,7 @@ from stream.supervisor import Supervisor
 from web import invite, login, loras, messages, metrics, outlets, sockets, sources, standing, steering, videos, whip
 from web.access import Role, needs, refusal, role_of
 from web.auth import Guard, Places, is_open, origin, refuse
-from web.clips import Clips
-from web.config import Config
-from web.control import plain
-from web.door import Door, client, household
-from web.errors import RefusalError
-from web.inputs import Pumps, allow, wanted
-from web.media.ice import PortsError
-from web.messages import (
+from web.bodies import (
     Answer,
     Full,
     Health,
@@ -56,11 +49,18 @@ from web.messages import (
     Problem,
     Ready,
     Schema,
-    SessionFacts,
-    SourceName,
     ViewerAnswer,
     ViewerOffer,
 )
+from web.clips import Clips
+from web.config import Config
+from web.control import plain
+from web.door import Door, client, household
+from web.errors import RefusalError
+from web.fields import SourceName, explained
+from web.inputs import Pumps, allow, wanted
+from web.media.ice import PortsError
+from web.messages import SessionFacts
 from web.metrics import Figures
 from web.offer import sends_video
 from web.orders import VideoAsked
@@ -359,7 +359,7 @@ async def no_port(request: Request, error: Exception) -> Response:
 async def wrong_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     unread = any(item["type"] == "json_invalid" for item in error.errors())
-    told = messages.explained(error.errors(), "the body")
+    told = explained(error.errors(), "the body")
     return await refused(request, RefusalError(400 if unread else 422, told))
 
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from web.access import SCOPE, Role, refusal
 from web.door import Door
 from web.errors import RefusalError, ServeError
-from web.messages import BODY_LIMIT, TIMELINE_LIMIT, UPLOAD_LIMIT
+from web.fields import BODY_LIMIT, TIMELINE_LIMIT, UPLOAD_LIMIT
 from web.rate import Rate as Rate
 
 TWINS = ("localhost", "127.0.0.1", "::1")  # names of one and the same place

@@ -23,8 +23,8 @@ from stream.clips.queue import ID, Job, Order, Queue
 from stream.clips.timeline import Timeline
 from stream.errors import ClipError
 from web import uploads
+from web.clip_bodies import ClipsHealth, Video, VideoError
 from web.errors import RefusalError
-from web.messages import ClipsHealth, Video, VideoError
 from web.orders import Rules, VideoAsked, refusal, timeline
 
 T = TypeVar("T")

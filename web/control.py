@@ -12,12 +12,12 @@ from stream.control.hub import Hub
 from stream.errors import LivebrushError, SettingsError
 from stream.settings import Settings
 from web.auth import Rate
+from web.bodies import FollowBody
+from web.fields import MESSAGES_A_SECOND
 from web.messages import (
-    MESSAGES_A_SECOND,
     BeatTold,
     ErrorTold,
     FollowAsked,
-    FollowBody,
     FollowsTold,
     Hidden,
     Latency,

@@ -18,8 +18,9 @@ from stream.errors import LivebrushError, SourceError
 from stream.frame import Frame
 from stream.sources import LISTED, check, listed
 from web.access import Role, refusal
+from web.bodies import SourceFacts, SourceList, SourceListed
 from web.errors import RefusalError
-from web.messages import ONCE, SourceFacts, SourceList, SourceListed
+from web.fields import ONCE
 from web.pump import Connect, Pump, Shape, connect, title
 
 LINGER_S = 8.0  # that a source stays open for whoever may come back

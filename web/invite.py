@@ -12,11 +12,11 @@ from starlette.requests import HTTPConnection
 
 from web.access import Role, needs, role_of
 from web.auth import bracketed, is_loopback
+from web.bodies import Problem
 from web.certificates import addresses
 from web.config import Config
 from web.door import Door
 from web.errors import RefusalError
-from web.messages import Problem
 
 PAGE_S, TERMINAL_S = 10 * 60.0, 12 * 3600.0  # how long a code lets somebody in
 ANY = ("0.0.0.0", "::")  # noqa: S104

@@ -15,9 +15,9 @@ from starlette.responses import FileResponse, RedirectResponse
 from starlette.routing import BaseRoute, Route
 
 from web.access import Role, role_of
+from web.bodies import LoginAsked, Me, Problem
 from web.door import Door
 from web.errors import RefusalError
-from web.messages import LoginAsked, Me, Problem
 from web.people import Entry
 
 STATIC = Path(__file__).parent / "static"

@@ -9,8 +9,8 @@ from dataclasses import replace
 from stream.config import Lora, called
 from stream.mixing import LOST
 from stream.supervisor import Supervisor
+from web.bodies import LoraFacts, Loras
 from web.errors import RefusalError
-from web.messages import LoraFacts, Loras
 
 MIX_S = 8.0  # how long a change over HTTP waits for the worker's answer
 RETRY = {"Retry-After": "2"}

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 
 from stream.errors import SettingsError
 from web.access import Role, needs
+from web.bodies import Problem
 from web.errors import RefusalError
-from web.messages import Problem
 from web.offer import OfferError
 
 if TYPE_CHECKING:

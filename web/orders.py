@@ -20,7 +20,7 @@ from stream.clips.timeline import Timeline
 from stream.config import BUILTIN
 from stream.errors import ClipError
 from web.errors import RefusalError
-from web.messages import Model
+from web.fields import Model
 
 BATCH = 16  # clips of one request
 FRAMES = 10_000  # of a clip, at most

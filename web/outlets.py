@@ -16,9 +16,10 @@ from starlette.requests import HTTPConnection
 from stream.frame import Image
 from stream.sinks import live
 from web.access import Role, needs
+from web.bodies import OutputFacts, Problem
 from web.control import plain
 from web.errors import RefusalError
-from web.messages import Model, OutputFacts, Problem
+from web.fields import Model
 from web.session import Session
 
 KEYWORD = "livebrush"  # of the text in a snapshot, as the page's own have it

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from stream.errors import SinkError
 from stream.sinks import live
 from stream.sinks.host import SinkHost
+from web.bodies import OutputFacts
 from web.errors import RefusalError
 from web.media.sound import Sound
-from web.messages import OutputFacts, OutputsTold
+from web.messages import OutputsTold
 from web.pictures import Pictures, Watcher
 
 MOST = 8  # outputs of one session

@@ -18,7 +18,8 @@ from stream.errors import SourceError
 from stream.frame import Frame, Image
 from stream.preprocess import Fit, fitted
 from stream.sources import Source, open_source, shown
-from web.messages import ONCE, SourceFacts, SourceState
+from web.bodies import SourceFacts
+from web.fields import ONCE, SourceState
 
 log = logging.getLogger("livebrush")
 CLOCK = Fraction(1, 90000)

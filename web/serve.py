@@ -177,7 +177,7 @@ def check_input(name: str | None) -> None:
     """SourceError where the server's own source can be none. A camera or an address that is away is waited for."""
     if name is not None:
         from stream.sources import check
-        from web.messages import ONCE
+        from web.fields import ONCE
 
         check(name.removeprefix(ONCE))
 

@@ -33,8 +33,8 @@ from web.clips import Clips
 from web.config import Config
 from web.door import Door
 from web.errors import RefusalError
+from web.fields import PICTURE_LIMIT
 from web.inputs import Pumps
-from web.messages import PICTURE_LIMIT
 from web.orders import Rules, motions
 from web.serve import wants_browser
 from web.sockets import NarrowWebSocket

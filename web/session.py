@@ -21,28 +21,14 @@ from stream.preprocess import Fit
 from stream.settings import SIDE_LIMITS, Settings
 from stream.supervisor import Counts, Painted, Stream, Supervisor
 from web import loras
+from web.bodies import Loras, ModelFacts, Place, SourceFacts
 from web.config import VIEWERS
 from web.control import Channel, Transport, beat_told, follows_told, plain
 from web.errors import RefusalError
+from web.fields import SourceName, State
 from web.inputs import BROUGHT, Pumps
 from web.media.sound import Sound
-from web.messages import (
-    Bye,
-    FramesTold,
-    Loras,
-    LorasTold,
-    ModelFacts,
-    Place,
-    ServerMessage,
-    SettingsTold,
-    SourceFacts,
-    SourceName,
-    SourceTold,
-    State,
-    StateTold,
-    Stats,
-    Welcome,
-)
+from web.messages import Bye, FramesTold, LorasTold, ServerMessage, SettingsTold, SourceTold, StateTold, Stats, Welcome
 from web.metrics import Figures
 from web.outputs import Outputs
 from web.pictures import Pictures

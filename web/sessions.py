@@ -19,10 +19,11 @@ from stream.control.hub import Hub
 from stream.memory import give_back
 from stream.settings import Settings
 from stream.supervisor import Supervisor
+from web.bodies import Place
 from web.config import VIEWERS
 from web.errors import RefusalError
+from web.fields import SourceName
 from web.inputs import BROUGHT, Pumps
-from web.messages import Place, SourceName
 from web.metrics import Figures
 from web.rtc import Peer
 from web.session import Answers, Session, World, near

@@ -27,8 +27,9 @@ from web import jpeg
 from web.access import Role
 from web.control import Channel
 from web.errors import RefusalError
+from web.fields import PICTURE_LIMIT
 from web.inputs import allow, wanted
-from web.messages import PICTURE, PICTURE_LIMIT, ErrorTold, Hello, MessageError, Refused, read_hello
+from web.messages import PICTURE, ErrorTold, Hello, MessageError, Refused, read_hello
 from web.rtc import Picture
 from web.session import Page, Session
 from web.sessions import Sessions

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends
 from starlette.requests import HTTPConnection
 
 from web.access import Role, needs
+from web.bodies import Problem, SourceAsked, SourceList, SourceNow
 from web.inputs import there, wanted
-from web.messages import Problem, SourceAsked, SourceList, SourceNow
 from web.session import Session
 from web.sessions import Sessions
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Response
 from starlette.requests import HTTPConnection
 
 from web.access import Role, needs
+from web.bodies import IceServers, IceServerTold, Problem, SessionList, SessionListed, Standing
 from web.control import plain
 from web.errors import RefusalError
 from web.inputs import wanted
-from web.messages import IceServers, IceServerTold, Problem, SessionList, SessionListed, Standing
 from web.pump import title
 from web.session import Session
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from stream.timing import percentiles
-from web.messages import Percentiles
+from web.fields import Percentiles
 
 KEPT = 90  # newest measurements: three seconds at 30 fps
 

@@ -31,10 +31,7 @@ from stream.supervisor import Supervisor
 from web import loras
 from web.access import Role, needs, role_of
 from web.auth import is_loopback
-from web.config import Config
-from web.control import Channel, beat_told, followed, follows_told
-from web.errors import RefusalError, ServeError
-from web.messages import (
+from web.bodies import (
     BeatAsked,
     BeatFacts,
     BindingsAsked,
@@ -42,7 +39,6 @@ from web.messages import (
     Follows,
     LearnAsked,
     MidiFacts,
-    MidiTold,
     MorphBody,
     Nothing,
     OscFacts,
@@ -51,9 +47,12 @@ from web.messages import (
     PresetList,
     PresetsAsked,
     Problem,
-    Refused,
-    SettingName,
 )
+from web.config import Config
+from web.control import Channel, beat_told, followed, follows_told
+from web.errors import RefusalError, ServeError
+from web.fields import SettingName
+from web.messages import MidiTold, Refused
 from web.session import Session
 from web.sessions import Sessions
 

@@ -19,12 +19,14 @@ from stream.clips.families import family
 from stream.clips.queue import Job
 from stream.clips.timeline import Timeline
 from stream.errors import ClipError
-from web import messages, uploads
+from web import uploads
 from web.access import Role, needs
 from web.auth import FORM, kind_of
+from web.bodies import Problem
+from web.clip_bodies import ClipsTold, Motion, OpenAiProblem, PlanTold, Video, VideoDeleted, VideoList
 from web.clips import Clips
 from web.errors import RefusalError
-from web.messages import ClipsTold, Motion, OpenAiProblem, PlanTold, Problem, Video, VideoDeleted, VideoList
+from web.fields import explained
 from web.orders import FORMATS, VideoAsked
 
 LOOK_S = 0.2  # between two looks at the queue, for whoever follows it
@@ -271,7 +273,7 @@ def described(fields: Any) -> VideoAsked:
         return VideoAsked.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        told = messages.explained(error.errors(), "the body")
+        told = explained(error.errors(), "the body")
         raise RefusalError(422, told, param=".".join(map(str, first["loc"])) or None) from None
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from web.messages import Place
+from web.bodies import Place
 
 RETRY_S = 3.0  # how often a page that waits should ask
 LAPSE_S = 12.0  # a ticket nobody asked with for so long is given up

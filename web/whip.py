@@ -18,10 +18,10 @@ from starlette.responses import Response
 
 from web.access import Role, needs
 from web.auth import FRAGMENT, SDP
+from web.bodies import Problem
 from web.errors import RefusalError
 from web.fragment import Fragment, written
 from web.media.ice import CandidatesError, Credentials, RestartError
-from web.messages import Problem
 from web.offer import sends_video
 from web.session import Link, Session
 from web.sessions import NAME

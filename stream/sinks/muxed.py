@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO, Any
@@ -15,13 +16,15 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from stream.errors import SinkError
 from stream.frame import Frame, Image
+from stream.sinks.live import LiveSink
+from stream.sinks.tracks import HERTZ, Sound, Track, opus_samples, track
 
 TICKS = 90_000  # a second: the clock of MPEG-TS and RTP
 STEP = TICKS // 400  # least ticks between two pictures: FLV counts whole milliseconds
 KEY_S = 1.0  # from one key frame to the next: how long somebody who joins waits
 BT709 = 1  # ITU-T H.273, table 4
-HERTZ = 48_000  # of Opus' clock, whatever is in it (RFC 7587 section 4.1)
 SLACK = HERTZ // 20  # samples by which sound may be off before it jumps
 WAITS_US = 200_000  # the longest that pictures wait for sound which does not come
 LIVE = {"preset": "superfast", "tune": "zerolatency", "sc_threshold": "0"}
@@ -34,7 +37,7 @@ class Way:
     muxer: str
     options: Mapping[str, str]
     timeout_s: float | None = None
-    sound: bool = False  # whether it takes Opus
+    sound: Sound | None = None  # what it takes
 
 
 def steady(size: tuple[int, int]) -> dict[str, str]:
@@ -64,7 +67,7 @@ class Muxed:
         self._last, self._key_at, self._heard = -STEP, 0, 0
         try:
             self._stream = self._made(rate, encoder)
-            self._sound = self._container.add_stream("libopus", rate=HERTZ) if sounds and way.sound else None
+            self._sound: Track | None = track(way.sound, self._container) if sounds and way.sound else None
             self._container.start_encoding()
         except BaseException:
             self.abandon()
@@ -89,15 +92,16 @@ class Muxed:
             at = self._heard
         if at < self._heard:  # before the first picture, or what the last packets were too long for
             return
-        packet: Any = av.Packet(data)
-        packet.stream, packet.pts, packet.dts = self._sound, at, at
-        packet.time_base, packet.duration = Fraction(1, HERTZ), samples
         self._heard = at + samples
-        self._container.mux_one(packet)
+        packet = av.Packet(data)
+        packet.pts, packet.dts, packet.time_base, packet.duration = at, at, Fraction(1, HERTZ), samples
+        self._container.mux(self._sound.packets(packet))
 
     def close(self) -> None:
-        """The encoder's last packets, and the container's end."""
+        """The encoders' last packets, and the container's end."""
         self._container.mux(self._stream.encode(None))
+        if self._sound is not None:
+            self._container.mux(self._sound.rest())
         self._container.close()
 
     def abandon(self) -> None:
@@ -141,16 +145,45 @@ class Muxed:
         )
 
 
-def opus_samples(data: bytes) -> int:
-    """Samples at 48 kHz of a packet of Opus, by its first bytes (RFC 6716 section 3.1); 0 where it is none."""
-    if not data:
-        return 0
-    mode, code = data[0] >> 3, data[0] & 3
-    if mode < 12:
-        frame = (480, 960, 1920, 2880)[mode & 3]  # SILK
-    elif mode < 16:
-        frame = (480, 960)[mode & 1]  # both
-    else:
-        frame = (120, 240, 480, 960)[mode & 3]  # CELT
-    count = (1, 2, 2, data[1] & 63 if len(data) > 1 else 0)[code]
-    return frame * count
+class MuxedSink(LiveSink):
+    """A sink with one container, which `open` makes. What FFmpeg says is told in the sink's own words."""
+
+    def __init__(self) -> None:
+        self._muxed: Muxed | None = None
+
+    def show(self, frame: Frame) -> None:
+        with self._telling():
+            self._opened.write(frame)
+
+    def hear(self, data: bytes, captured_at: float) -> None:
+        with self._telling():
+            self._opened.hear(data, captured_at)
+
+    def close(self) -> None:
+        muxed, self._muxed = self._muxed, None
+        if muxed is None:
+            return
+        try:
+            muxed.close()
+        except (av.FFmpegError, OSError) as error:
+            muxed.abandon()
+            self._unfinished(error)
+
+    @property
+    def _opened(self) -> Muxed:
+        assert self._muxed is not None
+        return self._muxed
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise self._told(error) from error
+
+    @abstractmethod
+    def _told(self, error: Exception) -> SinkError:
+        """What went wrong, and what to do."""
+
+    def _unfinished(self, error: Exception) -> None:
+        """The container's end could not be written. Nothing can be saved where the other side is gone."""

@@ -21,9 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 import av
 
 from stream.errors import SinkError
-from stream.frame import Frame
-from stream.sinks.live import OPENS_S, LiveSink, Target
-from stream.sinks.muxed import Muxed, Way, steady
+from stream.sinks.live import OPENS_S, Target
+from stream.sinks.muxed import Muxed, MuxedSink, Way, steady
 from stream.wire import PR_SET_PDEATHSIG
 
 PACKET = 1316  # bytes: seven packets of MPEG-TS, which is what UDP and SRT send at once
@@ -33,12 +32,13 @@ POKE_S = 0.1
 ENDS_S = 1.0
 AT_ONCE = {"flush_packets": "1"}
 MICROSECONDS = str(int(CONNECTS_S * 1e6))
+FLV = Way("flv", {"rw_timeout": MICROSECONDS, "flvflags": "no_duration_filesize"}, CONNECTS_S, sound="aac")
 WAYS = {
-    "udp": Way("mpegts", {"pkt_size": str(PACKET), **AT_ONCE}, sound=True),
-    "srt": Way("mpegts", AT_ONCE, sound=True),
-    "rtmp": Way("flv", {"rw_timeout": MICROSECONDS, "flvflags": "no_duration_filesize"}, CONNECTS_S),
-    "rtmps": Way("flv", {"rw_timeout": MICROSECONDS, "flvflags": "no_duration_filesize"}, CONNECTS_S),
-    "rtsp": Way("rtsp", {"rtsp_transport": "tcp", "timeout": MICROSECONDS}, CONNECTS_S),
+    "udp": Way("mpegts", {"pkt_size": str(PACKET), **AT_ONCE}, sound="opus"),
+    "srt": Way("mpegts", AT_ONCE, sound="opus"),
+    "rtmp": FLV,
+    "rtmps": FLV,
+    "rtsp": Way("rtsp", {"rtsp_transport": "tcp", "timeout": MICROSECONDS}, CONNECTS_S, sound="opus"),
 }
 HINTS = {
     "udp": "check host and port",
@@ -49,97 +49,51 @@ HINTS = {
 }
 
 
-class Sending(LiveSink):
+class Sending(MuxedSink):
     """What PyAV sends itself. Not every protocol of FFmpeg's heeds its timeout: a server that is silent counts as stuck
     soon after it."""
 
     opens_s = CONNECTS_S + 1
 
     def __init__(self, target: Target) -> None:
+        super().__init__()
         self._target = target
-        self.hears = WAYS[target.kind].sound
-        self._muxed: Muxed | None = None
+        self.hears = WAYS[target.kind].sound is not None
 
     def open(self, size: tuple[int, int], rate: float) -> None:
-        try:
+        with self._telling():
             self._muxed = Muxed(self._target.where, WAYS[self._target.kind], size, rate, steady(size), self.sounds)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told(error) from error
-
-    def show(self, frame: Frame) -> None:
-        assert self._muxed is not None
-        try:
-            self._muxed.write(frame)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told(error) from error
-
-    def hear(self, data: bytes, captured_at: float) -> None:
-        assert self._muxed is not None
-        try:
-            self._muxed.hear(data, captured_at)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told(error) from error
-
-    def close(self) -> None:
-        muxed, self._muxed = self._muxed, None
-        if muxed is None:
-            return
-        try:
-            muxed.close()
-        except (av.FFmpegError, OSError):  # the other side is gone: nothing of it can be saved
-            muxed.abandon()
 
     def _told(self, error: Exception) -> SinkError:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return SinkError(f"{self._target.shown}: {why}: {HINTS[self._target.kind]}")
 
 
-class Srt(LiveSink):
+class Srt(MuxedSink):
     """Through ffmpeg. As a listener (`?mode=listener`) it waits until somebody calls."""
 
     hears = True
 
     def __init__(self, target: Target) -> None:
+        super().__init__()
         self._target = target
         listens = parse_qs(urlsplit(target.where).query).get("mode") == ["listener"]
         self.opens_s = None if listens else OPENS_S
-        self._muxed: Muxed | None = None
         self._pump: Pump | None = None
 
     def open(self, size: tuple[int, int], rate: float) -> None:
         self._pump = Pump(self._target.where)
-        try:
+        with self._telling():
             self._pump.connected()
             self._muxed = Muxed(self._pump.stdin, WAYS["srt"], size, rate, steady(size), self.sounds)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told() from error
-
-    def show(self, frame: Frame) -> None:
-        assert self._muxed is not None
-        try:
-            self._muxed.write(frame)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told() from error
-
-    def hear(self, data: bytes, captured_at: float) -> None:
-        assert self._muxed is not None
-        try:
-            self._muxed.hear(data, captured_at)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told() from error
 
     def close(self) -> None:
-        muxed, self._muxed = self._muxed, None
-        if muxed is not None:
-            try:
-                muxed.close()
-            except (av.FFmpegError, OSError):  # the other side is gone
-                muxed.abandon()
+        super().close()
         if self._pump is not None:
             self._pump.close()
             self._pump = None
 
-    def _told(self) -> SinkError:
+    def _told(self, _error: Exception) -> SinkError:
         assert self._pump is not None
         return SinkError(f"{self._target.shown}: {self._pump.ended()}: {HINTS['srt']}")
 

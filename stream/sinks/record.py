@@ -16,30 +16,30 @@ import av
 from stream.errors import SinkError
 from stream.frame import Frame
 from stream.sinks import explain
-from stream.sinks.live import LiveSink, Target
-from stream.sinks.muxed import Muxed, Way, kept
+from stream.sinks.live import Target
+from stream.sinks.muxed import Muxed, MuxedSink, Way, kept
 
 FRAGMENT_US = 250_000
 AT_ONCE = {"flush_packets": "1"}
 WAYS = {
     ".mp4": Way("mp4", {"movflags": "+frag_keyframe+empty_moov+default_base_moof",
-                        "frag_duration": str(FRAGMENT_US), **AT_ONCE}, sound=True),
-    ".mkv": Way("matroska", {"cluster_time_limit": str(FRAGMENT_US // 1000), **AT_ONCE}, sound=True),
-    ".ts": Way("mpegts", AT_ONCE, sound=True),
+                        "frag_duration": str(FRAGMENT_US), **AT_ONCE}, sound="opus"),
+    ".mkv": Way("matroska", {"cluster_time_limit": str(FRAGMENT_US // 1000), **AT_ONCE}, sound="opus"),
+    ".ts": Way("mpegts", AT_ONCE, sound="opus"),
 }  # fmt: skip
 ROOM, REST = 2**26, 2**24  # bytes that must be free to begin, and that are left to others
 LOOK_S = 1.0  # between two looks at the disk
 
 
-class Recording(LiveSink):
+class Recording(MuxedSink):
     """`path` is the name that is used where it is free; else the time is put behind it."""
 
     hears = True
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self._asked = path
-        self._muxed: Muxed | None = None
         self._looked = 0.0
 
     def open(self, size: tuple[int, int], rate: float) -> None:
@@ -55,30 +55,9 @@ class Recording(LiveSink):
             raise self._told(error) from error
 
     def show(self, frame: Frame) -> None:
-        assert self._muxed is not None
         if time.monotonic() - self._looked > LOOK_S:
             self._look(REST)
-        try:
-            self._muxed.write(frame)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told(error) from error
-
-    def hear(self, data: bytes, captured_at: float) -> None:
-        assert self._muxed is not None
-        try:
-            self._muxed.hear(data, captured_at)
-        except (av.FFmpegError, OSError) as error:
-            raise self._told(error) from error
-
-    def close(self) -> None:
-        muxed, self._muxed = self._muxed, None
-        if muxed is None:
-            return
-        try:
-            muxed.close()
-        except (av.FFmpegError, OSError) as error:
-            muxed.abandon()
-            raise self._told(error) from error
+        super().show(frame)
 
     def _look(self, least: int) -> None:
         self._looked = time.monotonic()
@@ -93,6 +72,9 @@ class Recording(LiveSink):
         if isinstance(error, OSError):
             return SinkError(explain(self._asked, error))
         return SinkError(f"recording {self._asked} cannot be written ({error}): try another name")
+
+    def _unfinished(self, error: Exception) -> None:
+        raise self._told(error) from error
 
 
 def taken(path: Path, now: datetime) -> Path:
