@@ -627,14 +627,16 @@ def x264_options(data: bytes) -> dict[str, str]:
     return dict(item.partition("=")[::2] for item in text[1].decode().split(" "))  # type: ignore[misc]
 
 
-def test_x264_is_set_for_live_pictures() -> None:
-    encoder = encode.x264(512, 512, 2_500_000)
+@pytest.mark.parametrize(("rate", "search"), [(2_500_000, ("0", "1:0.50")), (1_000_000, ("1", "1:1.00"))])
+def test_x264_is_set_for_live_pictures(rate: int, search: tuple[str, str]) -> None:
+    """`search`: superfast's, which every bit counts for, or a lighter one; the stock preset, medium, has 7."""
+    encoder = encode.x264(512, 512, rate)
     planes = np.full((768, 512), 128, np.uint8)
     options = x264_options(b"".join(bytes(p) for p in encoder.encode(encode.video_frame(planes, 0, key=True))))
-    assert options["subme"] == "1"  # superfast; the stock preset, medium, has 7
+    assert (options["subme"], options["aq"]) == search
     assert options["rc_lookahead"] == options["bframes"] == options["scenecut"] == "0"
-    assert options["vbv_maxrate"] == "2500"
-    assert options["vbv_bufsize"] == str(2500 // 15)
+    assert options["vbv_maxrate"] == str(rate // 1000)
+    assert options["vbv_bufsize"] == str(rate // 1000 // 15)
     assert options["cabac"] == "0"  # baseline
     assert options["threads"] == "1"
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 GATHER_S = 2.0  # a STUN or TURN server that takes longer is left out
 RESTART_S = 10.0  # a second agent that is not connected by then is dropped; the first goes on
 CANDIDATES = 32  # of the other side, for one agent
-BUFFER_BYTES = 262_144  # of a socket, for bursts of packets
+BUFFER_BYTES = 2**20  # of a socket, for bursts of packets; systems allow less
 TAKEN = (errno.EADDRINUSE, errno.EACCES)  # the latter on Windows
 
 

@@ -10,14 +10,22 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import cv2
+
 THREADS = max(2, min(8, os.cpu_count() or 2))
 
 
 @cache
 def decoding() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, "decode")
+    return made("decode")
 
 
 @cache
 def encoding() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, "encode")
+    return made("encode")
+
+
+def made(name: str) -> ThreadPoolExecutor:
+    """A pool. OpenCV has no threads beside it: each picture has one of ours."""
+    cv2.setNumThreads(1)
+    return ThreadPoolExecutor(THREADS, name)
