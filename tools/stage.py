@@ -25,6 +25,7 @@ RATE = 30
 PERIOD_MS = 1000 / RATE
 FILM_S = 6  # of the camera's film: more than any picture may take
 LOOP = FILM_S * RATE
+READY_S = 60.0  # in which a model is loaded
 SETTLE_S = 2.5  # until the bitrate has risen
 WINDOW = {"width": 1280, "height": 800}
 
@@ -98,6 +99,7 @@ class Stage:
         with page(self.browser(size, source), script=script, viewport=WINDOW) as tab:
             tab.page.goto(address(server, **query))
             tab.shown()
+            tab.until("window.livebrush.state === 'painting'", READY_S)
             tab.watch("camera", "picture")
             yield tab
 

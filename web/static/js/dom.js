@@ -76,6 +76,9 @@ export function pause(ms, signal) {
   });
 }
 
+/** Waits for an event. */
+export const once = (target, event) => new Promise((resolve) => target.addEventListener(event, resolve, { once: true }));
+
 /** Hands a file to the browser's downloads. */
 export function download(blob, name) {
   const address = URL.createObjectURL(blob);

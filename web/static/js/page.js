@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { Blend } from "./blend.js";
 import { Controls } from "./controls.js";
 import { Awake, keys } from "./display.js";
-import { $, all, everyFrame, kept, make, pause } from "./dom.js";
+import { $, all, everyFrame, kept, make, once, pause } from "./dom.js";
 import { Loras } from "./loras.js";
 import { Notices } from "./notice.js";
 import { Overlay } from "./overlay.js";
@@ -20,6 +20,7 @@ const [camera, picture, fallback, frame] = ["#camera", "#picture", "#fallback", 
 
 const ROLES = ["nobody", "view", "control", "admin"];
 const AGAIN = 2000; // ms
+const FIRST = 2000; // ms that the first picture has for itself
 const MOST = 5000; // ms until what is not needed for the first picture is loaded
 
 /**
@@ -61,6 +62,7 @@ export class Page {
 
   /** What is not needed for the first picture; once more where the network was away just then. */
   async #more() {
+    if (this.begun && picture.readyState < 2) await Promise.race([once(picture, "loadeddata"), pause(FIRST)]);
     const { extras } = await import("./extras.js").catch(() => pause(AGAIN).then(() => import("./extras.js?again")));
     return extras(this);
   }
@@ -102,6 +104,7 @@ export class Page {
 
   /** Opens a source and paints it; what goes wrong is told. */
   async begin(kind, options = {}) {
+    this.begun = true;
     this.notices.set("source", "");
     try {
       const device = options.device ?? kept.get("camera");

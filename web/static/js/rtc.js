@@ -6,6 +6,7 @@ import { RATE } from "./sources.js";
 
 const CONNECT = 4000; // ms until another way is tried
 const GATHER = 500;
+const BATCH = 20; // ms in which the candidates of UDP come, one after another
 
 /** WebRTC does not get through from here. */
 export class NoWay extends Error {}
@@ -137,11 +138,16 @@ function prefer(transceiver, codec) {
   if (wanted.length) transceiver.setCodecPreferences([...wanted, ...known.filter(is("rtx"))]);
 }
 
-/** Waits for the candidates, since the server takes them with the offer only. */
+/**
+ * Waits for the candidates, since the server takes them with the offer only. Without STUN and TURN those of UDP come at once;
+ * Chromium's of TCP, a tenth of a second later, are of no use to the server.
+ */
 export function gathered(peer) {
+  const direct = !peer.getConfiguration().iceServers?.length;
   return new Promise((resolve) => {
     const done = () => peer.iceGatheringState === "complete" && resolve();
     peer.addEventListener("icegatheringstatechange", done);
+    if (direct) peer.addEventListener("icecandidate", () => setTimeout(resolve, BATCH), { once: true });
     setTimeout(resolve, GATHER);
     done();
   });
