@@ -22,7 +22,7 @@ from tools.sightings import Clock, Numbers, drift, foreign, gaps, glass_to_glass
 from tools.stage import LOOP, PERIOD_MS, RATE, SETTLE_S, Row, Stage, address, latency_of
 
 PEERS = 6
-ABLE_MS = 4.5  # of a core that the codecs alone may take for a picture, where six peers are to be had for 8
+ABLE_MS = 3.5  # of a core that the codecs alone may take for a picture, where six peers are to be had for 8
 STYLES = ("oil painting", "night vision")  # far apart in colour, and the mark can be read in both
 PRESS = "() => { const t = performance.now(); document.getElementById('start-camera').click(); return t; }"
 WAY_MS = 30.0  # from capture to arrival without any waiting: encoding, sending and decoding, there and back
