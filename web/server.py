@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http="h11",  # one reading of HTTP, whatever else is installed
                 ws=NarrowWebSocket,
                 ws_max_size=PICTURE_LIMIT,
                 ws_ping_interval=5.0,

@@ -66,7 +66,7 @@ def meant(name: str, value: Any) -> Any:
         case "list" if isinstance(value, str):
             return [part.strip() for part in value.split(",")] if value.strip() else None
         case "list" if isinstance(value, int | float) and not isinstance(value, bool):
-            return [round(value)]
+            return [round(value)] if math.isfinite(value) else value
     return value
 
 
