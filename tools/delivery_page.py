@@ -80,7 +80,7 @@ BARS = (
     Bar("R6", "a left page's place is free", worst("left_s"), 1, "s"),
     Bar("R7", "on after a restart", at("longest_s"), 5, "s"),
     Bar("R8", "malformed messages, slowest answer", at("slowest_ms"), 1000, "ms"),
-    Bar("R9", "killed: longest gap in the picture", at("kill", "gap_ms"), 100 + PERIOD_MS, "ms"),
+    Bar("R9", "killed: longest gap in the picture", at("kill", "gap_ms"), round(100 + PERIOD_MS, 1), "ms"),
     Bar("R9", "back after the engine raised", at("raise", "back_ms"), 5000, "ms"),
     Bar("R9", "back after it hung", at("hang", "back_ms"), 15000, "ms"),
     Bar("R9", "back after it was killed", at("kill", "back_ms"), 15000, "ms"),
