@@ -341,10 +341,14 @@ def r9(stage: Stage) -> Row:
 
 
 def middle(seen: list[dict[str, Any]]) -> dict[str, Any]:
-    """The one of the median gap, with all gaps; back after the longest time."""
+    """The one of the median gap, with all gaps; noticed and back after the longest time, None where one was not."""
     ranked = sorted(seen, key=lambda one: float(one["gap_ms"]))
-    back = max(one["back_ms"] for one in seen)
-    return ranked[len(ranked) // 2] | {"back_ms": back, "gaps_ms": [one["gap_ms"] for one in ranked]}
+    notices = [one["notice_ms"] for one in seen]
+    return ranked[len(ranked) // 2] | {
+        "notice_ms": None if None in notices else max(notices),
+        "back_ms": max(one["back_ms"] for one in seen),
+        "gaps_ms": [one["gap_ms"] for one in ranked],
+    }
 
 
 def suffered(server: Observed, tab: Tab, kind: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ MATRICES = {
     BT2020: Colorspace.BT2020,
 }
 UNTAGGED = Colorspace.ITU601
+WEIGHTS = {Colorspace.ITU709: (0.2126, 0.0722), Colorspace.ITU601: (0.299, 0.114)}  # of red and blue in Y
+GREY, SCALE_Y, SCALE_C = 128, 219 / 255, 224 / 255  # limited range (ITU-R BT.709-6 item 5.4, BT.601-7 2.5.3)
 
 
 def tag(codec: av.VideoCodecContext) -> None:
@@ -34,10 +36,6 @@ def tag(codec: av.VideoCodecContext) -> None:
     codec.color_primaries = ColorPrimaries.BT709
     codec.color_trc = ColorTrc.BT709
     codec.color_range = ColorRange.MPEG
-
-
-WEIGHTS = {Colorspace.ITU709: (0.2126, 0.0722), Colorspace.ITU601: (0.299, 0.114)}  # of red and blue in Y
-GREY, SCALE_Y, SCALE_C = 128, 219 / 255, 224 / 255  # limited range (ITU-R BT.709-6 item 5.4, BT.601-7 2.5.3)
 
 
 def yuv_of_rgb(matrix: Colorspace) -> NDArray[np.float32]:
