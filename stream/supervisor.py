@@ -43,6 +43,7 @@ from stream.messages import (
     Plan,
     Ready,
     Refused,
+    Rehearsed,
     Shrunk,
     Stages,
     Stop,
@@ -151,6 +152,7 @@ class Supervisor:
             Closed: self._let_go, Shrunk: self._shrunk, Refused: self._refused, Failed: self._failed,
             Measured: self._measured, Mixed: self.mixing.answered, Chosen: self._chosen, Unfit: self._unfit,
             Loading: self._loading,
+            Rehearsed: lambda _: None,  # an understudy's that was called at that moment
         }  # fmt: skip
 
     @property
@@ -346,8 +348,6 @@ class Supervisor:
             stream.connect(self._process)
         self._say("ready", "")
         self.mixing.ready(self._process.send)
-        if self.plan.fake is None:
-            self._understudy.prepare()
 
     def _break(self, message: Broken) -> None:
         self._broken = message
@@ -396,6 +396,9 @@ class Supervisor:
             stream.retry()
 
     def _measured(self, message: Measured) -> None:
+        """Once a second while nothing else keeps the worker: what stands by for it does not hinder its start."""
+        if self.plan.fake is None:
+            self._understudy.prepare()
         rates, delays = message.skip_rates, message.delays
         for stream in self._those(rates):
             stream.skip_rate, stream.delay = rates[stream.key], delays[stream.key]

@@ -1,5 +1,5 @@
-"""A second worker process that stands by: it has imported everything and loaded nothing, so that after a death the next
-worker is there in the time that the model takes, and not in the several seconds that Python's imports take as well."""
+"""A second worker process that stands by: it imports everything and loads nothing, so that after a death the next one
+is there in the time that the model takes, and not in the several seconds that Python's imports take as well."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Understudy:
             self._launching = asyncio.get_running_loop().create_task(self._launch(), name="understudy")
 
     def take(self) -> WorkerProcess | None:
-        """The process, where it has imported everything and lives; the caller's own from now on."""
+        """The process, where it lives, however much it has imported; the caller's own from now on."""
         process = self._process
-        if process is None or not self.rehearsed or process.ended.done() or process.dying:
+        if process is None or process.ended.done() or process.dying:
             return None
         self._process = None
         return process

@@ -58,15 +58,20 @@ from stream.messages import (
 )
 from stream.settings import Settings
 from stream.timing import percentiles
-from stream.wire import Tell, Wire, bind_to, leave
+from stream.wire import Tell, Wire, bind_to, group_yields, leave
 
 log = logging.getLogger("livebrush")
 TURN_S = 0.25  # the longest rest, so that the pulse goes on
 MEASURE_S = 1.0  # between two `Measured`
 RECENT = 120  # newest measurements that count
 IN_A_ROW = 3  # failed ticks, before the worker gives itself up
-GENTLE = 19  # the highest nice value
-IMPORTS = (
+GENTLE = 10  # nice value of a rehearsal: a tenth of what paints, and yet done in a minute or two beside it
+IMPORTS = (  # a second each, about: between two of them a rehearsal can end
+    "torch",
+    "torch._dynamo",
+    "scipy.stats",
+    "transformers.modeling_utils",
+    "diffusers.loaders",
     "stream.models",
     "stream.pipeline",
     "stream.choice",
@@ -461,8 +466,10 @@ def main() -> None:
     wire = Wire()
     begin = wire.inbox.get()
     if isinstance(begin, Rehearse):
-        threading.Thread(target=rehearse, args=(wire,), daemon=True).start()
+        rehearsal = Rehearsal(wire)
+        rehearsal.start()
         begin = wire.inbox.get()
+        rehearsal.end()
     assert isinstance(begin, Begin)
     bind_to(begin.parent)
     logging.captureWarnings(True)
@@ -481,16 +488,35 @@ def main() -> None:
     leave(0)
 
 
-def rehearse(wire: Wire) -> None:
-    """What takes seconds of every start, on the processor's idle time where the system has a nice value a thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GENTLE)
-    with suppress(ImportError):  # whoever needs it will say so
-        for name in IMPORTS:
-            import_module(name)
-        for network in NETWORKS:
-            getattr(import_module("diffusers"), network)
-    wire.send(Rehearsed())
+class Rehearsal(threading.Thread):
+    """What takes seconds of every start, gently where the system has a nice value a thread or a session."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(daemon=True)
+        self._wire, self._called = wire, threading.Event()
+
+    def run(self) -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GENTLE)
+            group_yields(GENTLE)
+        with suppress(ImportError):  # whoever needs it will say so
+            for name in IMPORTS:
+                if self._called.is_set():
+                    return
+                import_module(name)
+            for network in NETWORKS:
+                getattr(import_module("diffusers"), network)
+        self._wire.send(Rehearsed())
+
+    def end(self) -> None:
+        """The process is called for: waits until nothing is half imported; the caller imports the rest."""
+        self._called.set()
+        if sys.platform == "linux":
+            group_yields(0)
+            if self.is_alive() and self.native_id is not None:
+                with suppress(OSError):  # it is not allowed everywhere, or it has ended
+                    os.setpriority(os.PRIO_PROCESS, self.native_id, os.getpriority(os.PRIO_PROCESS, 0))
+        self.join()
 
 
 def loaded_or_gone(wire: Wire, plan: Plan, pulse: Pulse) -> Loaded:

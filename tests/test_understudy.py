@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from workers import QUICK, alive, run, until
@@ -12,6 +13,7 @@ from stream.config import spec
 from stream.process import WorkerProcess
 from stream.supervisor import Plan, Supervisor
 from stream.understudy import Understudy
+from stream.worker import GENTLE
 
 
 async def stand_by(understudy: Understudy) -> int:
@@ -23,12 +25,15 @@ async def stand_by(understudy: Understudy) -> int:
     return understudy._process.pid
 
 
-def test_it_is_taken_only_once_it_has_rehearsed_and_while_it_lives() -> None:
+def nice_of_group(pid: int) -> int | None:
+    """The nice value of a process' session, where Linux shares the processor out by sessions."""
+    file = Path(f"/proc/{pid}/autogroup")
+    return int(file.read_text().split()[-1]) if file.exists() else None
+
+
+def test_it_is_taken_once_and_while_it_lives() -> None:
     async def test() -> None:
         understudy = Understudy()
-        assert understudy.take() is None
-        understudy.prepare()
-        await until(lambda: understudy._process)
         assert understudy.take() is None
         first = await stand_by(understudy)
         os.kill(first, signal.SIGKILL)
@@ -81,7 +86,10 @@ def test_no_process_to_be_had_is_a_warning(monkeypatch: pytest.MonkeyPatch, capl
     run(test())
 
 
-def test_it_takes_over_from_a_worker_that_is_killed() -> None:
+@pytest.mark.parametrize("rehearsed", [False, True])
+def test_it_takes_over_from_a_worker_that_is_killed(rehearsed: bool) -> None:
+    """In the middle of its imports too: what it has is kept."""
+
     async def test() -> None:
         supervisor = Supervisor(Plan(spec("builtin")), limits=QUICK)
         supervisor.start()
@@ -89,10 +97,14 @@ def test_it_takes_over_from_a_worker_that_is_killed() -> None:
         worker = supervisor.pid
         assert worker is not None
         understudy = supervisor._understudy
-        pid = await stand_by(understudy)
+        await until(lambda: understudy._process and understudy.rehearsed >= rehearsed, 60)
+        assert understudy._process is not None
+        pid = understudy._process.pid
+        await until(lambda: nice_of_group(pid) in (GENTLE, None))
         os.kill(worker, signal.SIGKILL)
         await until(lambda: supervisor.restarts == 1 and supervisor.state == "ready", 60)
         assert supervisor.pid == pid
+        assert nice_of_group(pid) in (0, None), "it is not gentle any more"
         await until(lambda: understudy._process)
         assert understudy._process is not None
         third = understudy._process.pid
