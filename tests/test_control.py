@@ -713,5 +713,7 @@ def test_roles_hold_for_live_control_as_well(tmp_path: Path) -> None:
         with connect(url, origin=None, additional_headers=turns) as connection:
             one = Program(connection)
             one.hear("hello")
-            one.say(type="settings", changes={"strength": 0.9})
-            assert one.hear("settings")["settings"]["strength"] == 0.9
+            one.say(type="settings", id=9, changes={"strength": 0.9})
+            while (told := one.hear("settings"))["id"] != 9:  # delta, which follows the beat, is told of as well
+                pass
+            assert (told["settings"]["strength"], told["error"]) == (0.9, None)

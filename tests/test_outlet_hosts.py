@@ -173,9 +173,10 @@ def test_sound_that_begins_later_opens_the_recording_anew(tmp_path: Path) -> Non
             sink.host.expect_sound()
             await until(lambda: len(list(tmp_path.iterdir())) == 2)
             await until(lambda: sink.host.state == "running")
-            for packet in opus(1, (0.2,)):
-                sink.host.hear(packet, time.monotonic())
-                await asyncio.sleep(0.02)
+            begun = time.monotonic()
+            for number, packet in enumerate(opus(1, (0.2,))):
+                sink.host.hear(packet, begun + number * 0.02)  # when it was said, however late this loop is
+                await asyncio.sleep(max(0.0, begun + (number + 1) * 0.02 - time.monotonic()))
             assert sink.host.restarts == 0
 
     run(test())
