@@ -210,7 +210,7 @@ def main(
     soak = Soak(minutes, sessions, model)
     verdict = run(soak, json_file, plot_file, browser, console)["verdict"]
     for name, value in verdict.items():
-        console.print(f"{name}: {value}", highlight=False)
+        console.print(f"{name}: {value}", highlight=False, markup=False)
     if soak.ended:
         console.print(soak.ended, markup=False)
     raise typer.Exit(1 if verdict["holds"] is False or soak.ended.startswith("failed") else 0)
