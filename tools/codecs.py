@@ -19,6 +19,7 @@ from tools.observed import limited
 ROOT = Path(__file__).parents[1]
 SIDE, PICTURES, ROUNDS = 512, 60, 4
 PATIENCE_S = 60.0
+ABLE_MS = 3.5  # of a core for a picture: where it is no more, every row of the table can hold, six peers among them
 
 
 def spent() -> float:
@@ -46,6 +47,11 @@ def alone() -> float:
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: S603 (ourselves)
                for _ in range(os.cpu_count() or 1)]  # fmt: skip
     return round(mean(said(process) for process in running), 2)
+
+
+def slowness() -> float:
+    """How many times longer the codecs alone take than where every row of the table can hold; 1 at least."""
+    return max(1.0, round(alone() / ABLE_MS, 2))
 
 
 def said(process: subprocess.Popen[str]) -> float:

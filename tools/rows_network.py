@@ -55,8 +55,9 @@ def seen_over(stage: Stage, server: Observed, weather: Weather, **query: str) ->
     return value | {"up_lost": up.get("fractionLost"), "size": f"{picture[-1]['width']}x{picture[-1]['height']}"}
 
 
-def keeps(value: dict[str, Any], p95_ms: float, frozen_most: float, fps: float = 0.0) -> bool:
-    return bool(value["count"] and value["p95"] <= p95_ms and value["frozen"] <= frozen_most and value["fps"] >= fps)
+def keeps(value: dict[str, Any], slow: float, p95_ms: float, frozen_most: float, fps: float = 0.0) -> bool:
+    in_time = value["p95"] <= p95_ms * slow and value["fps"] >= fps / slow
+    return bool(value["count"] and in_time and value["frozen"] <= frozen_most)
 
 
 def r1(stage: Stage, losses: tuple[float, ...] = tuple(LOSSES), server: Observed | None = None) -> Row:
@@ -66,7 +67,7 @@ def r1(stage: Stage, losses: tuple[float, ...] = tuple(LOSSES), server: Observed
         return Row("R1", figure, hold, note=f"not measured: {reason}")
     with nullcontext(server) if server else stage.server() as server:
         value = {f"{loss:.0%}": seen_over(stage, server, Weather(loss=loss)) for loss in losses}
-    holds = all(keeps(value[f"{loss:.0%}"], *LOSSES[loss]) for loss in losses)
+    holds = all(keeps(value[f"{loss:.0%}"], stage.slow, *LOSSES[loss]) for loss in losses)
     return Row("R1", figure, hold, value, holds)
 
 
@@ -77,4 +78,4 @@ def r2(stage: Stage, server: Observed | None = None) -> Row:
         return Row("R2", figure, hold, note=f"not measured: {reason}")
     with nullcontext(server) if server else stage.server() as server:
         value = seen_over(stage, server, FAR)
-    return Row("R2", figure, hold, value, keeps(value, FAR_P95_MS, FAR_FROZEN, FAR_FPS))
+    return Row("R2", figure, hold, value, keeps(value, stage.slow, FAR_P95_MS, FAR_FROZEN, FAR_FPS))

@@ -80,7 +80,7 @@ def r6(stage: Stage, times: int = 3) -> Row:
         value["killed_s"] = [killed(server) for _ in range(times)]
         if stage.sees:
             value["left_s"] = [abandoned(stage, server) for _ in range(times)]
-    holds = max(value["killed_s"]) <= 6 and max(value.get("left_s", [0.0])) <= 1
+    holds = max(value["killed_s"]) <= 6 * stage.slow and max(value.get("left_s", [0.0])) <= stage.slow
     return Row("R6", "killed client", "slot free <= 6 s; page hidden <= 1 s", value, holds,
                "" if stage.sees else f"no page was left: {stage.why}")  # fmt: skip
 
@@ -123,7 +123,7 @@ def r7(stage: Stage, times: int = RESTARTS) -> Row:
         found = np.array(restarted(stage, tab, times))
     value: dict[str, Any] = {"went_on": len(found), "of": times, "back_s": found.round(2).tolist()}
     value["longest_s"] = max(value["back_s"], default=None)
-    holds = len(found) == times and value["longest_s"] <= 5
+    holds = len(found) == times and value["longest_s"] <= 5 * stage.slow
     return Row("R7", "server restarted", f"the page goes on by itself <= 5 s, settings kept, {times} of {times}", value,
                holds)  # fmt: skip
 

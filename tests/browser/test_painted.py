@@ -26,17 +26,17 @@ def tab(stage: Stage, server: Observed) -> Iterator[Tab]:
         yield tab
 
 
-def test_painted_frames_arrive_and_a_prompt_change_is_seen(tab: Tab, holds: Holds) -> None:
-    holds.in_time(lambda: painted.changed(tab))
+def test_painted_frames_arrive_and_a_prompt_change_is_seen(stage: Stage, tab: Tab, holds: Holds) -> None:
+    holds.in_time(lambda: painted.changed(stage, tab))
 
 
-def test_the_reported_latency_agrees_with_the_barcode(tab: Tab, holds: Holds) -> None:
-    holds.in_time(lambda: painted.agreement(tab))
+def test_the_reported_latency_agrees_with_the_barcode(stage: Stage, tab: Tab, holds: Holds) -> None:
+    holds.in_time(lambda: painted.agreement(stage, tab))
 
 
-def test_latency_does_not_grow(tab: Tab, holds: Holds) -> None:
+def test_latency_does_not_grow(stage: Stage, tab: Tab, holds: Holds) -> None:
     """A short form of the bench's row, which takes five minutes."""
-    holds.in_time(lambda: painted.steady(tab, 15.0))
+    holds.in_time(lambda: painted.steady(stage, tab, 15.0))
 
 
 def test_the_overlay_says_the_same(tab: Tab) -> None:
@@ -45,7 +45,7 @@ def test_the_overlay_says_the_same(tab: Tab) -> None:
     assert "ms" in tab.page.inner_text("#overlay")
 
 
-def test_a_killed_worker_costs_nobody_the_session(tab: Tab, server: Observed, holds: Holds) -> None:
-    seen = holds.in_time(lambda: painted.killed(server, tab))
+def test_a_killed_worker_costs_nobody_the_session(stage: Stage, tab: Tab, server: Observed, holds: Holds) -> None:
+    seen = holds.in_time(lambda: painted.killed(stage, server, tab))
     assert all(row.value["same_session"] and row.value["connections"] == 1 for row in seen)
     assert not tab.errors
