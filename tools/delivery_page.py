@@ -64,7 +64,7 @@ BARS = (
     Bar("L4", "uplink at 2 s", at("mbit_s"), 2, "Mbit/s", (0.23, 0.23), least=True),
     Bar("L5", "colour, worst of 255", at("worst"), 16, "", (40, 40)),
     Bar("L5", "colour, mean of 255", at("mean"), 4, ""),
-    Bar("L6", "a setting is seen after, p95", at("p95_frames"), 2, "frames"),
+    Bar("L6", "a setting is seen after, at most", at("most_frames"), 2, "frames"),
     Bar("C1", "six peers, slowest", lambda v: min(v["fps"]), 29, "fps", least=True),
     Bar("C1", "six peers, p99 gap", at("gap_ms", "p99"), 80, "ms"),
     Bar("C2", "CPU a frame", at("cpu_ms_per_frame"), 8, "ms", (6, 18)),

@@ -169,16 +169,15 @@ def colour_error(tab: Tab, url: str, press: str = "") -> dict[str, float]:
 
 
 def l6(stage: Stage, times: int = 10) -> Row:
-    """A setting changed: how many frames after the change were still taken under the old one, in 19 changes of 20."""
+    """A setting changed: how many frames after the change were still taken under the old one, at the most."""
     with stage.server() as server, stage.tab(server, size=(640, 480)) as tab:
         tab.set("fit", "stretch")  # to `pad` and back only the worker's work changes, nothing of the camera's
         tab.take(2.0)
         found = [seen_after(tab, "pad" if k % 2 == 0 else "stretch") for k in range(2 * times)]
     frames, shown = zip(*found, strict=True)
-    late = int(np.percentile(frames, 95, method="lower"))
-    value = {"p95_frames": late, "most_frames": max(frames), "median_frames": float(np.median(frames)),
-             "shown_ms": percentiles(shown)}  # fmt: skip
-    return Row("L6", "a setting changed", "seen within 2 frames + engine time", value, late <= 2 * stage.slow)
+    value = {"most_frames": max(frames), "median_frames": float(np.median(frames)), "shown_ms": percentiles(shown)}
+    holds = max(frames) <= 2 * stage.slow
+    return Row("L6", "a setting changed", "seen within 2 frames + engine time", value, holds)
 
 
 def seen_after(tab: Tab, fit: str) -> tuple[int, float]:
@@ -187,7 +186,7 @@ def seen_after(tab: Tab, fit: str) -> tuple[int, float]:
     asked = tab.page.evaluate("fit => { const t = performance.now(); livebrush.set('fit', fit); return t; }", fit)
     rows = tab.take(1.2)
     dark = fit == "pad"
-    picture = next(r for r in marked(rows["picture"]) if (r["extra"]["edge"][2] < 60) == dark and r["shown"] > asked)
+    picture = next(r for r in marked(rows["picture"]) if (max(r["extra"]["edge"]) < 60) == dark and r["shown"] > asked)
     found = Clock(before + rows["camera"], LOOP).at(picture["counter"], picture["shown"])
     assert found is not None, "the camera's frame was not seen"
     return max(0, round((found[1] - asked) / PERIOD_MS)), picture["shown"] - asked
@@ -213,19 +212,18 @@ def crowd(stage: Stage, codec: str = "H264") -> list[Row]:
             full = server.ask("census")["memory_mb"]
             seen, refused = peers.gathered(process)
     floor = codecs.alone()
-    slow = stage.slow
-    found = [c1(seen, refused, slow), c2(seen, cpu, took, (full - empty) / PEERS, floor, slow), r10(lag, slow)]
+    found = [c1(seen, refused), c2(seen, cpu, took, (full - empty) / PEERS, floor), r10(lag)]
     if floor <= codecs.ABLE_MS:
         return found
     why = f"here the codecs alone take {floor} ms of a core a picture, {PEERS * RATE * floor / 10:.0f} % of one for all"
     return [replace(row, note=row.note or why) for row in found]
 
 
-def c1(seen: list[peers.Seen], refused: str, slow: float) -> Row:
+def c1(seen: list[peers.Seen], refused: str) -> Row:
     found = gaps_of(seen)
     fps = [round((len(s.arrived) - 1) * 1000 / (s.arrived[-1] - s.arrived[0]), 2) for s in seen]
     value: dict[str, Any] = {"fps": fps, "gap_ms": percentiles(found), "refused": refused}
-    holds = min(fps) >= 29 / slow and value["gap_ms"]["p99"] <= 80 * slow and "503" in refused and "queue" in refused
+    holds = min(fps) >= 29 and value["gap_ms"]["p99"] <= 80 and "503" in refused and "queue" in refused
     return Row("C1", "six peers", ">= 29 fps each, p99 gap <= 80 ms; the next one queued with a reason", value, holds)
 
 
@@ -233,17 +231,17 @@ def gaps_of(seen: list[peers.Seen]) -> Numbers:
     return np.concatenate([gaps(s.arrived) for s in seen])
 
 
-def c2(seen: list[peers.Seen], cpu_s: float, took_s: float, memory_mb: float, floor: float, slow: float) -> Row:
+def c2(seen: list[peers.Seen], cpu_s: float, took_s: float, memory_mb: float, floor: float) -> Row:
     frames = sum((len(s.arrived) - 1) * 1000 / (s.arrived[-1] - s.arrived[0]) for s in seen) * took_s
     value = {"cpu_ms_per_frame": round(cpu_s * 1000 / frames, 2), "memory_mb_per_peer": round(memory_mb, 1)}
     value["cpu_ms_per_second_and_peer"] = round(cpu_s * 1000 / took_s / len(seen), 1)
     value["codecs_alone_ms"] = floor
-    holds = value["cpu_ms_per_frame"] <= 8 * slow and value["memory_mb_per_peer"] <= 30
+    holds = value["cpu_ms_per_frame"] <= 8 and value["memory_mb_per_peer"] <= 30
     return Row("C2", "cost of a peer, server and worker", "<= 8 ms CPU a frame, <= 30 MB a peer", value, holds)
 
 
-def r10(lag: dict[str, Any], slow: float) -> Row:
-    return Row("R10", "event-loop lag, six peers, ms", "p99 <= 20", lag, lag["p99"] <= 20 * slow)
+def r10(lag: dict[str, Any]) -> Row:
+    return Row("R10", "event-loop lag, six peers, ms", "p99 <= 20", lag, lag["p99"] <= 20)
 
 
 def c3(stage: Stage, more: int = 4, codec: str = "H264") -> Row:

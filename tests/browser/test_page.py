@@ -18,6 +18,7 @@ from tools.chromium import ALLOWED, FAKED, Tab, chromium, page
 from tools.observed import Observed
 from tools.stage import Stage
 
+pytestmark = pytest.mark.beside
 READY = "window.livebrush && document.body.dataset.extras"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
@@ -227,6 +228,7 @@ def test_a_snapshot_is_a_preset_too(stage: Stage, server: Observed, tmp_path: Pa
         assert tab.livebrush("settings.strength") == 0.65
 
 
+@pytest.mark.alone
 def test_a_preset_is_reached_over_seconds(stage: Stage, server: Observed) -> None:
     """Numbers glide, prompts blend, and what a hand moves meanwhile is the hand's."""
     with opened(stage, server, stubs={"/api/presets": (404, {})}) as tab:
@@ -689,6 +691,7 @@ KINDS = {"outputs": [
 ]}  # fmt: skip
 
 
+@pytest.mark.alone
 def test_settings_follow_a_beat(stage: Stage, server: Observed) -> None:
     with opened(stage, server, stubs={"/api/beat": BEAT}) as tab:
         painting(tab)
@@ -766,6 +769,7 @@ def test_an_admin_chooses_a_source_of_the_server(stage: Stage, server: Observed)
         assert asked == ["camera:0", "rtsp://camera/1"]
 
 
+@pytest.mark.alone
 def test_a_setting_follows_the_servers_beat_until_a_hand_moves_it(stage: Stage, server: Observed) -> None:
     wave = "[aria-label='Strength follows the beat']"
     with opened(stage, server) as tab:
@@ -786,6 +790,7 @@ def test_a_setting_follows_the_servers_beat_until_a_hand_moves_it(stage: Stage, 
         holds_there(tab, "strength", 0.5)
 
 
+@pytest.mark.alone
 def test_a_look_of_the_server_is_reached_over_seconds(stage: Stage, server: Observed) -> None:
     with opened(stage, server) as tab:
         painting(tab)

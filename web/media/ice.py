@@ -24,6 +24,7 @@ from aiortc import RTCIceServer
 from aiortc.rtcicetransport import RTCIceTransport, connection_kwargs
 
 from stream.errors import LivebrushError
+from web.media.datagrams import attach
 from web.media.library import inner, set_inner
 from web.network import Network
 
@@ -117,7 +118,8 @@ class Agent(Connection):
         except OSError as error:
             log.debug("no candidate at %s: %s", address, error)
             return None
-        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: StunProtocol(self), sock=made)
+        protocol = StunProtocol(self)
+        await attach(made, protocol)
         self._protocols.append(protocol)
         protocol.local_candidate = told("host", component, *made.getsockname()[:2])
         return protocol
