@@ -57,6 +57,7 @@ def lossy(loss: str, p95: float, frozen: float, stock: float) -> tuple[Bar, Bar]
 BARS = (
     Bar("L1", "glass to glass, H.264, p50", at("p50"), 65, "ms", (84, 116)),
     Bar("L1", "glass to glass, H.264, p95", at("p95"), 100, "ms", (118, 161)),
+    Bar("L1 vp8", "glass to glass, VP8, p50", at("p50"), 65, "ms"),
     Bar("L1 vp8", "glass to glass, VP8, p95", at("p95"), 100, "ms"),
     Bar("L2", "engine of 50 ms, p95", at("p95"), 180, "ms", (7400, 7400)),
     Bar("L3", "first frame, camera page", at("camera_ms"), 600, "ms", (300, 700)),
