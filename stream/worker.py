@@ -466,6 +466,7 @@ def main() -> None:
     wire = Wire()
     begin = wire.inbox.get()
     if isinstance(begin, Rehearse):
+        group_yields(GENTLE)  # before the thread runs: it must not come after `end` has taken it back
         rehearsal = Rehearsal(wire)
         rehearsal.start()
         begin = wire.inbox.get()
@@ -498,7 +499,6 @@ class Rehearsal(threading.Thread):
     def run(self) -> None:
         if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GENTLE)
-            group_yields(GENTLE)
         with suppress(ImportError):  # whoever needs it will say so
             for name in IMPORTS:
                 if self._called.is_set():
@@ -511,11 +511,10 @@ class Rehearsal(threading.Thread):
     def end(self) -> None:
         """The process is called for: waits until nothing is half imported; the caller imports the rest."""
         self._called.set()
-        if sys.platform == "linux":
-            group_yields(0)
-            if self.is_alive() and self.native_id is not None:
-                with suppress(OSError):  # it is not allowed everywhere, or it has ended
-                    os.setpriority(os.PRIO_PROCESS, self.native_id, os.getpriority(os.PRIO_PROCESS, 0))
+        group_yields(0)
+        if sys.platform == "linux" and self.native_id is not None:
+            with suppress(OSError):  # it is not allowed everywhere, or it has ended
+                os.setpriority(os.PRIO_PROCESS, self.native_id, os.getpriority(os.PRIO_PROCESS, 0))
         self.join()
 
 
