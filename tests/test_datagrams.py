@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from web.media.datagrams import BATCH, Datagrams, attach
+from stream.datagrams import BATCH, Datagrams, attach
 
 pytestmark = pytest.mark.anyio
 

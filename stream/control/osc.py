@@ -22,11 +22,14 @@ from stream.control import values
 from stream.control.addresses import ROOT, Arguments, Router, Sender
 from stream.control.desk import Desk
 from stream.control.hub import Hub
+from stream.datagrams import attach
 from stream.errors import ControlError
 
 log = logging.getLogger("livebrush")
 DATAGRAM = 16 * 1024  # bytes that are read; a whole one of 64 KiB would keep everybody waiting
+AT_ONCE = 8  # datagrams in one go: a long one takes milliseconds, and pictures wait
 BUNDLE, HEAD = b"#bundle\0", 16  # how a bundle begins, and bytes before its elements: its name and its time
+DEEP = 16  # bundles in bundles; each level is read anew by python-osc
 SUBSCRIBERS = 8
 LAPSE_S = 60.0  # a subscriber that does not ask again hears no more
 AHEAD_S = 60.0  # that a bundle may lie ahead
@@ -63,17 +66,19 @@ def bound(at: Sender) -> socket.socket:
 
 
 def is_framed(data: bytes) -> bool:
-    """Whether the elements of a bundle, and of those in it, are as long as they say (OSC 1.0). python-osc does not
-    look: a negative size would lead it back to where it came from, for ever."""
-    bundles = [data]
+    """Whether the elements of a bundle, and of those in it, are as long as they say (OSC 1.0), and not too DEEP.
+    python-osc does not look: a negative size would lead it back to where it came from, for ever."""
+    bundles = [(data, 0)]
     while bundles:
-        rest = bundles.pop()
+        rest, depth = bundles.pop()
         rest = rest[HEAD:] if rest.startswith(BUNDLE) else b""
+        if rest and depth == DEEP:
+            return False
         while rest:
             size = int.from_bytes(rest[:4], "big", signed=True)
             if not 0 < size <= len(rest) - 4:
                 return False
-            bundles.append(rest[4 : 4 + size])
+            bundles.append((rest[4 : 4 + size], depth + 1))
             rest = rest[4 + size :]
     return True
 
@@ -103,7 +108,7 @@ class Osc(asyncio.DatagramProtocol):
         """Hears at an address, or on a socket that is bound. ControlError."""
         made = cls(hub, out)
         sock = bound(at) if isinstance(at, tuple) else at
-        await asyncio.get_running_loop().create_datagram_endpoint(lambda: made, sock=sock)
+        await attach(sock, made, AT_ONCE)
         hub.complain.listeners.append(made._complained)
         logging.getLogger().addFilter(made._quiet)
         return made
@@ -140,7 +145,7 @@ class Osc(asyncio.DatagramProtocol):
         sender = (str(addr[0]), int(addr[1]))
         try:
             if len(data) > DATAGRAM or not is_framed(data):
-                raise ValueError("too long, or its parts are not as long as they say")
+                raise ValueError("too long, too deep, or its parts are not as long as they say")
             messages = [(m.time, m.message.address, decimal(m.message.params)) for m in OscPacket(data).messages]
         except UNREADABLE:
             self.malformed += 1

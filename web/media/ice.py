@@ -23,8 +23,8 @@ from aioice.ice import StunProtocol, server_reflexive_candidate
 from aiortc import RTCIceServer
 from aiortc.rtcicetransport import RTCIceTransport, connection_kwargs
 
+from stream.datagrams import attach
 from stream.errors import LivebrushError
-from web.media.datagrams import attach
 from web.media.library import inner, set_inner
 from web.network import Network
 
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 GATHER_S = 2.0  # a STUN or TURN server that takes longer is left out
 RESTART_S = 10.0  # a second agent that is not connected by then is dropped; the first goes on
 CANDIDATES = 32  # of the other side, for one agent
-BUFFER_BYTES = 2**20  # of a socket, for bursts of packets; systems allow less
 TAKEN = (errno.EADDRINUSE, errno.EACCES)  # the latter on Windows
 
 
@@ -72,7 +71,6 @@ def bound(address: str, ports: range) -> socket.socket:
                 raise
         else:
             made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
             return made
     raise PortsError(f"UDP ports {ports[0]} to {ports[-1]} of {address} are all taken: give --udp-ports a wider range")
 

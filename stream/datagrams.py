@@ -2,7 +2,7 @@
 
 asyncio's own transport takes one datagram a turn of the loop. A loop that takes 3 ms a turn then reads 300 a second, as
 many as a peer sends: what comes beyond that stands in the socket, for seconds, and everything of that peer is late,
-consent checks among it (RFC 7675), until its connection is given up.
+consent checks among it (RFC 7675), until its connection is given up. What the socket has no room for is lost.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 
 BATCH = 32  # datagrams in one go: more than come in a turn, and yet an end, so that no socket keeps the others waiting
 BYTES = 2**16
+BUFFER_BYTES = 2**20  # of a socket, for bursts; systems allow less
 Address = tuple[Any, ...]
 
 
 class Datagrams(asyncio.DatagramTransport):
     """What a protocol of asyncio's sends and receives by. It owns the socket, which does not block."""
 
-    def __init__(self, sock: socket.socket, protocol: asyncio.DatagramProtocol) -> None:
+    def __init__(self, sock: socket.socket, protocol: asyncio.DatagramProtocol, batch: int = BATCH) -> None:
         super().__init__({"socket": sock, "sockname": sock.getsockname()})
-        self._sock, self._protocol = sock, protocol
+        self._sock, self._protocol, self._batch = sock, protocol, batch
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Any, Address | None]] = deque()  # the system had no room for these
         self._closing = False
@@ -51,7 +52,7 @@ class Datagrams(asyncio.DatagramTransport):
         return self._closing
 
     def _read(self) -> None:
-        for _ in range(BATCH):
+        for _ in range(self._batch):
             try:
                 data, address = self._sock.recvfrom(BYTES)
             except (BlockingIOError, InterruptedError):
@@ -87,11 +88,12 @@ class Datagrams(asyncio.DatagramTransport):
         self._sock.close()
 
 
-async def attach(sock: socket.socket, protocol: asyncio.DatagramProtocol) -> None:
-    """Lets a protocol send and receive by a socket; by asyncio's own transport where the loop cannot watch sockets
-    (Windows' proactor)."""
+async def attach(sock: socket.socket, protocol: asyncio.DatagramProtocol, batch: int = BATCH) -> None:
+    """Lets a protocol send and receive by a socket, with `batch` datagrams in one go; by asyncio's own transport where
+    the loop cannot watch sockets (Windows' proactor)."""
     loop = asyncio.get_running_loop()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
     try:
-        Datagrams(sock, protocol)
+        Datagrams(sock, protocol, batch)
     except NotImplementedError:
         await loop.create_datagram_endpoint(lambda: protocol, sock=sock)
