@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,6 @@ def picture(number: int, size: tuple[int, int] = SIZE) -> Image:
     image = np.full((size[1], size[0], 3), 16 + number * 8 % 224, np.uint8)
     image[8:24, 8 + number % 40 : 24 + number % 40] = (250, 40, 90)
     return image
-
-
-def run(job: Coroutine[Any, Any, None], seconds: float = 45) -> None:
-    """Runs a test; tasks that it leaves behind are an error."""
-
-    async def bounded() -> None:
-        await asyncio.wait_for(job, seconds)
-        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        assert not left, left
-
-    asyncio.run(bounded())
-
-
-async def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to that"
-        await asyncio.sleep(0.01)
 
 
 class Fed:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
-from webrig import FakeSupervisor, Room, Served, served, together
+from waiting import PATIENCE_S, comes_to, run
+from webrig import FakeSupervisor, Room, Served, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -400,7 +401,7 @@ def test_while_nothing_moves_the_hub_sleeps_and_a_change_wakes_it(tmp_path: Path
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    together(job)
+    run(job())
 
 
 # ------------------------------------------------------------------------------------------------- sessions
@@ -427,7 +428,7 @@ def test_pages_hear_of_what_moves_and_a_page_that_moves_it_back_wins() -> None:
         await room.sessions.close(session, "enough")
         assert not list(hub)
 
-    together(job)
+    run(job())
 
 
 def test_a_page_taps_morphs_and_follows_over_its_channel() -> None:
@@ -452,7 +453,7 @@ def test_a_page_taps_morphs_and_follows_over_its_channel() -> None:
             assert [m["type"] for m in link.told] == ["error"], wrong
         await room.sessions.close(session, "enough")
 
-    together(job)
+    run(job())
 
 
 # ------------------------------------------------------------------------------------------------- over the wire
@@ -478,13 +479,6 @@ def http(server: Served) -> httpx.Client:
 def settings_of(server: Served, name: str = "live") -> Settings:
     found: Settings = server.call(lambda: server.house.sessions.find(name).settings)
     return found
-
-
-def until(what: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def test_presets_over_http(http: httpx.Client, server: Served) -> None:
@@ -513,10 +507,10 @@ def test_presets_over_http(http: httpx.Client, server: Served) -> None:
 def test_a_session_morphs_over_http(http: httpx.Client, server: Served) -> None:
     http.put("/api/presets/calm", json={"settings": {"strength": 0.1, "prompt": "watercolor painting"}})
     assert http.post("/api/sessions/live/morph", json={"to": "calm", "seconds": 0.3}).status_code == 204
-    until(lambda: settings_of(server).strength == 0.1)
+    comes_to(lambda: settings_of(server).strength == 0.1)
     assert settings_of(server).prompt == "watercolor painting"
     assert http.post("/api/sessions/live/morph", json={"to": {"delta": 2.0}}).status_code == 204
-    until(lambda: settings_of(server).delta == 2.0)
+    comes_to(lambda: settings_of(server).delta == 2.0)
     for body, status in (({"to": "nowhere"}, 404), ({"to": {"delta": 9}}, 422), ({"to": {"x": 1}}, 422),
                          ({"to": 5}, 422), ({"to": {}, "seconds": -1}, 422), ({"seconds": 1}, 422)):  # fmt: skip
         answer = http.post("/api/sessions/live/morph", json=body)
@@ -538,7 +532,7 @@ def test_followers_over_http(http: httpx.Client, server: Served) -> None:
     made = http.put(f"{url}/strength", json={"shape": "square", "beats": 0.25, "low": 0.2, "high": 0.6})
     assert made.json() == {"shape": "square", "beats": 0.25, "low": 0.2, "high": 0.6, "phase": 0.0}
     seen: set[float] = set()
-    until(lambda: seen.add(settings_of(server).strength) or {0.2, 0.6} <= seen)  # type: ignore[func-returns-value]
+    comes_to(lambda: seen.add(settings_of(server).strength) or {0.2, 0.6} <= seen)  # type: ignore[func-returns-value]
     assert http.get(url).json() == {"follows": {"strength": made.json()}}
     assert http.delete(f"{url}/strength").status_code == 204
     assert http.delete(f"{url}/strength").status_code == 404
@@ -577,7 +571,7 @@ class Program:
     def say(self, **message: Any) -> None:
         self.connection.send(json.dumps(message))
 
-    def hear(self, kind: str, seconds: float = 5.0) -> dict[str, Any]:
+    def hear(self, kind: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
         """The next message of a kind."""
         end = time.monotonic() + seconds
         while True:
@@ -609,7 +603,7 @@ def test_a_program_steers_without_a_picture(http: httpx.Client, server: Served) 
         one.say(type="follow", setting="delta", follow=None)
         assert two.hear("follows")["follows"] == {}
         one.say(type="morph", to={"delta": 0.0}, seconds=0.3)
-        until(lambda: settings_of(server).delta == 0.0)
+        comes_to(lambda: settings_of(server).delta == 0.0)
         assert two.hear("settings")["id"] is None, "what moves by itself is told ten times a second"
         assert one.hear("stats")["fps_in"] == 0
 
@@ -624,15 +618,15 @@ def test_a_program_is_told_what_is_wrong_and_bounded(server: Served) -> None:
         for n in range(200):
             one.say(type="ping", t=n)
         assert "more than 60 messages a second" in one.hear("error")["error"]
-    until(lambda: len(server.call(lambda: server.house.sessions.find("live")._channels)) == 0)
+    comes_to(lambda: len(server.call(lambda: server.house.sessions.find("live")._channels)) == 0)
 
 
 def test_a_program_for_a_session_that_is_not_here(server: Served) -> None:
     with program(server, "?session=nobody") as connection:
-        refused = json.loads(connection.recv(timeout=5))
+        refused = json.loads(connection.recv(timeout=PATIENCE_S))
         assert (refused["type"], refused["status"]) == ("refused", 404)
         with pytest.raises(ConnectionClosed):
-            connection.recv(timeout=5)
+            connection.recv(timeout=PATIENCE_S)
 
 
 def test_a_program_hears_the_end_of_its_session(server: Served) -> None:
@@ -643,7 +637,7 @@ def test_a_program_hears_the_end_of_its_session(server: Served) -> None:
         server.http.delete("/api/sessions/short")
         assert one.hear("bye")["reason"] == "the session was ended"
         with pytest.raises(ConnectionClosed):
-            connection.recv(timeout=5)
+            connection.recv(timeout=PATIENCE_S)
 
 
 def test_a_change_goes_to_the_worker_within_the_same_message(http: httpx.Client, server: Served) -> None:
@@ -670,7 +664,7 @@ def test_lora_knobs_go_to_the_worker_the_newest_of_each(http: httpx.Client, serv
         assert not hub.ask("/m", lambda: hub.turn_lora("/m", "ink", float("nan")))
 
     server.call(turn)
-    until(lambda: http.get("/api/loras").json()["loras"] == [{"name": "ink", "strength": 0.99}])
+    comes_to(lambda: http.get("/api/loras").json()["loras"] == [{"name": "ink", "strength": 0.99}])
     assert len(server.worker.remixes) <= 3
 
 
@@ -679,7 +673,9 @@ def test_the_example_of_the_docs_runs(http: httpx.Client, server: Served, capsys
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), {})
     assert capsys.readouterr().out == "pulse\n"
-    until(lambda: settings_of(server).prompt.startswith("neon lights") or "neon lights:" in settings_of(server).prompt)
+    comes_to(
+        lambda: settings_of(server).prompt.startswith("neon lights") or "neon lights:" in settings_of(server).prompt
+    )
     http.delete("/api/sessions/live/follows/delta")
 
 

@@ -14,8 +14,9 @@ import tiny
 import torch
 from fake_tensorrt import FakeCard, FakeLibrary
 from test_engines import small
+from waiting import run
 from webrig import Room, served
-from workers import Ear, fed, painted, run, working
+from workers import Ear, fed, painted, working
 
 from engines import Choice, EngineError, Network, choose, tensorrt
 from stream import fallback, models, worker

@@ -21,8 +21,9 @@ import pytest
 from aioice.ice import get_host_addresses
 from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
 from rtc_client import Client
-from test_rtc import Mirror, numbered, until
+from test_rtc import Mirror, numbered
 from test_serve import refused
+from waiting import until
 from webrig import served
 from whip_client import calling, candidates_of
 

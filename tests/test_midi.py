@@ -6,7 +6,6 @@ import asyncio
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from mido import Message
 from mido.sockets import PortServer
 from mido.sockets import connect as reach
 from test_control import Steered
-from webrig import served, together
+from waiting import comes_to, run, until
+from webrig import served
 
 from stream.control import link, midi
 from stream.control.bindings import Binding, Bindings
@@ -287,7 +287,7 @@ def test_what_cannot_be_learnt_says_so(tmp_path: Path) -> None:
 
 
 def on_ports(folder: Path, wanted: str, job: Callable[[Midi, Steered], Coroutine[Any, Any, None]]) -> None:
-    async def run() -> None:
+    async def whole() -> None:
         hub, steered = Hub(folder), Steered()
         hub.open(steered)
         made = Midi(hub, Bindings(folder), midi.load("midi_ports"), wanted)
@@ -301,14 +301,7 @@ def on_ports(folder: Path, wanted: str, job: Callable[[Midi, Steered], Coroutine
             await asyncio.gather(*jobs, return_exceptions=True)
         assert midi_ports.opened == {}, "all are let go"
 
-    together(run)
-
-
-async def until(what: Callable[[], Any], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it never came"
-        await asyncio.sleep(0.01)
+    run(whole())
 
 
 def test_ports_come_and_go_while_it_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,20 +384,14 @@ def test_a_served_page_learns_a_knob(tmp_path: Path, monkeypatch: pytest.MonkeyP
     midi_ports.there.append("knobs")
     with served(control=Control(midi="all", folder=tmp_path)) as server:
         server.call(lambda: server.house.sessions.stand("live", "whip"))
-        http, end = server.http, time.monotonic() + 5
-        while http.get("/api/midi").json()["ports"] != ["knobs"]:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        http = server.http
+        comes_to(lambda: http.get("/api/midi").json()["ports"] == ["knobs"])
         assert http.post("/api/midi/learn", json={"setting": "strength"}).json()["learning"] == "strength"
         knob = midi_ports.opened["knobs"]
         knob.play(Message("control_change", control=5, value=1))
-        while http.get("/api/midi").json()["learning"] is not None:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        comes_to(lambda: http.get("/api/midi").json()["learning"] is None)
         knob.play(Message("control_change", control=5, value=127))
-        while http.get("/api/sessions/live").json()["settings"]["strength"] != 1.0:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        comes_to(lambda: http.get("/api/sessions/live").json()["settings"]["strength"] == 1.0)
         facts = http.get("/api/midi").json()
         assert facts["bindings"][0]["number"] == 5
         assert facts["last"] == "controller 5, channel 1"
@@ -454,7 +441,7 @@ def test_the_tempo_of_the_network_leads_and_ours_becomes_everybodys(
         await asyncio.gather(task, return_exceptions=True)
         assert not net.enabled
 
-    together(job)
+    run(job())
 
 
 def test_the_library_itself_is_as_it_is_used_here(tmp_path: Path) -> None:
@@ -474,4 +461,4 @@ def test_the_library_itself_is_as_it_is_used_here(tmp_path: Path) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    together(job)
+    run(job())

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import tiny
-from workers import QUICK, SMALL, Ear, fed, painted, run, until, working
+from waiting import run, until
+from workers import QUICK, SMALL, Ear, fed, painted, working
 
 from stream.config import Lora, ModelSpec
 from stream.messages import Fake, Plan

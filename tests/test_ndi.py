@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ndi_rig import discovery
-from outlet_rig import SIZE, fed, picture, run, until
+from outlet_rig import SIZE, fed, picture
 from source_rig import after, free_port
+from waiting import run, until
 
 from stream.errors import SourceError
 from stream.sources import listed, ndi, open_source

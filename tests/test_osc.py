@@ -20,7 +20,8 @@ from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message_builder import build_msg
 from pythonosc.osc_packet import OscPacket
 from test_control import Steered
-from webrig import Served, served, together
+from waiting import PATIENCE_S, comes_to, run, until
+from webrig import Served, served
 
 from stream.control import addresses, osc
 from stream.control.addresses import ADDRESSES
@@ -64,7 +65,7 @@ class Program:
                 return found
             found += [(m.message.address, list(m.message.params)) for m in OscPacket(data).messages]
 
-    async def hear(self, where: str, seconds: float = 3.0) -> list[Any]:
+    async def hear(self, where: str, seconds: float = PATIENCE_S) -> list[Any]:
         """The arguments of the next message there."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -87,11 +88,12 @@ class Stage:
         self.said: list[tuple[str, str]] = []
         hub.complain.listeners.append(lambda where, text: self.said.append((where, text)))
 
-    async def until(self, what: Callable[[], bool], seconds: float = 3.0) -> None:
-        end = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < end, ("it never came", self.said)
-            await asyncio.sleep(0.005)
+    async def until(self, what: Callable[[], bool]) -> None:
+        try:
+            await until(what)
+        except AssertionError as error:
+            error.add_note(f"said: {self.said}")
+            raise
 
     async def follow(self, where: str, *arguments: Any) -> None:
         """Says something, and waits until it was followed."""
@@ -118,11 +120,11 @@ async def stage(folder: Path, **options: Any) -> AsyncIterator[Stage]:
 
 
 def on_stage(folder: Path, job: Callable[[Stage], Coroutine[Any, Any, None]], **options: Any) -> None:
-    async def run() -> None:
+    async def whole() -> None:
         async with stage(folder, **options) as made:
             await job(made)
 
-    together(run)
+    run(whole())
 
 
 # ------------------------------------------------------------------------------------------------- addresses
@@ -427,7 +429,7 @@ def test_subscribers_lapse_and_are_eight_at_most(tmp_path: Path) -> None:
             one.socket.close()
         await asyncio.sleep(0)
 
-    together(job)
+    run(job())
 
 
 def test_what_is_named_at_the_start_hears_without_asking_and_secrets_stay(tmp_path: Path) -> None:
@@ -504,10 +506,8 @@ def test_osc_steers_a_served_session_and_its_facts_are_told(server: Served) -> N
     program = Program(port)
     program.say("/livebrush/strength", 0.625)
     program.raw(b"nonsense")
-    end = time.monotonic() + 5
-    while server.http.get("/api/sessions/live").json()["settings"]["strength"] != 0.625:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    comes_to(lambda: server.http.get("/api/sessions/live").json()["settings"]["strength"] == 0.625)
+    comes_to(lambda: server.http.get("/api/osc").json()["malformed"])
     facts = server.http.get("/api/osc").json()
     assert (facts["received"], facts["malformed"], facts["refused"], facts["subscribers"]) == (1, 1, 0, 0)
     program.socket.close()

@@ -17,7 +17,8 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from outlet_rig import QUICK, REGISTERS, SIZE, beeps, decoded, fed, kept, opus, picture, run, until
+from outlet_rig import QUICK, REGISTERS, SIZE, beeps, decoded, fed, kept, opus, picture
+from waiting import comes_to, run, until
 
 from stream.sinks.host import SinkHost, SinkProcess
 from stream.sinks.live import recognise
@@ -307,8 +308,5 @@ def test_when_the_server_is_killed_its_sinks_end_and_recordings_play(tmp_path: P
     done = subprocess.run([sys.executable, "-c", LEAVES, str(path)], capture_output=True, text=True, env=environment,
                           timeout=60)  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done
-    deadline = time.monotonic() + 5
-    while alive(int(done.stdout)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not alive(int(done.stdout))
+    comes_to(lambda: not alive(int(done.stdout)))
     assert decoded(path)

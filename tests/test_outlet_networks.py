@@ -18,7 +18,8 @@ from typing import Any
 
 import av
 import pytest
-from outlet_rig import fed, free_port, opus, picture, run, until
+from outlet_rig import fed, free_port, opus, picture
+from waiting import run, until
 
 from stream.sinks import live
 from stream.sinks.host import WAITS

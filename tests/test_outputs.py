@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pytest
 from outlet_rig import decoded, opus
 from PIL import Image as Pictured
 from test_serve import refused
-from webrig import Room, Served, flat, served, together
+from waiting import comes_to, run
+from webrig import Room, Served, flat, served
 
 from stream.errors import SinkError
 from stream.frame import Frame
@@ -41,14 +42,6 @@ def session(server: Served) -> Iterator[str]:
     server.call(server.answers.links[-1].connect)
     yield f"/api/sessions/{begun}"
     server.empty()
-
-
-def comes_to(holds: Callable[[], Any], seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
-    return found
 
 
 def frames(server: Served, count: int = 1, first: int = 0) -> None:
@@ -178,7 +171,7 @@ def test_there_is_an_end_to_outputs() -> None:
             session.outputs.add(recognise("fake:failing"))
         assert session.outputs.facts() == []
 
-    together(test)
+    run(test())
 
 
 # ------------------------------------------------------------------------------------------------- snapshots

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from clipfakes import Counting, command, counted, order
+from waiting import comes_to
 
 from stream.clips import queue as queues
 from stream.clips import runner as runners
@@ -45,14 +46,6 @@ def other(queue: Queue) -> Iterator[Queue]:
     """The same queue, as another process has it."""
     with Queue(queue.folder) as other:
         yield other
-
-
-def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.005)
-    return found
 
 
 def launched(folder: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -140,7 +133,7 @@ def test_two_hundred_jobs_outlive_two_kills(queue: Queue, tmp_path: Path) -> Non
     jobs = queue.add([order() for _ in range(200)])
     for done in (40, 110):
         process = launched(tmp_path)
-        until(lambda n=done: len(counted(tmp_path)) >= n if (tmp_path / "renders").exists() else False)
+        comes_to(lambda n=done: len(counted(tmp_path)) >= n if (tmp_path / "renders").exists() else False)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert "waiting" in states(queue)
@@ -153,7 +146,7 @@ def test_two_hundred_jobs_outlive_two_kills(queue: Queue, tmp_path: Path) -> Non
 def test_what_the_dead_held_is_taken_up_first(queue: Queue, tmp_path: Path) -> None:
     first, _ = queue.add([order("slow 30"), order()])
     process = launched(tmp_path)
-    until(lambda: queue.find(first.id).stage == "denoise")
+    comes_to(lambda: queue.find(first.id).stage == "denoise")
     process.kill()
     process.wait()
     assert queue.counts() == queues.Counts(2, 0)
@@ -275,7 +268,7 @@ def test_jobs_wait_while_live_streams_have_priority(queue: Queue, tmp_path: Path
     queue.pause("live", 60.0)
     thread = threading.Thread(target=lambda: Runner(queue, Counting(tmp_path)).run(until_empty=True))
     thread.start()
-    until(lambda: queue.find(job.id).state == "running")
+    comes_to(lambda: queue.find(job.id).state == "running")
     time.sleep(0.4)
     assert queue.find(job.id).stage == "starting"
     queue.pause("live", 0.0)
@@ -309,7 +302,7 @@ def test_the_loaded_models_jobs_come_first_within_reason(
 def test_a_runner_is_behind_everything_else(queue: Queue, tmp_path: Path) -> None:
     queue.add([order("slow 1")])
     process = launched(tmp_path, "gentle")
-    until(lambda: queue.list()[0].stage == "denoise")
+    comes_to(lambda: queue.list()[0].stage == "denoise")
     try:
         for thread in (int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()):
             assert os.sched_getscheduler(thread) == os.SCHED_IDLE
@@ -422,7 +415,7 @@ def test_the_real_runner_ends_with_who_started_it(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        until(lambda: (tmp_path / "queue.sqlite").exists())
+        comes_to(lambda: (tmp_path / "queue.sqlite").exists())
         assert queues.born(pid)
         parent.kill()
-    until(lambda: not queues.born(pid), 5)
+    comes_to(lambda: not queues.born(pid), 5)

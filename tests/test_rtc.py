@@ -18,6 +18,7 @@ import pytest
 from aioice.ice import get_host_addresses
 from rtc_client import Client
 from test_media import patches, worst
+from waiting import until
 
 from stream.frame import Frame, Image
 from tools.observed import unpooled
@@ -115,12 +116,6 @@ async def mirrored(client: Client, limits: Limits | None = None, *, camera: bool
         finally:
             if mirror.peer is not None:
                 await mirror.peer.close()
-
-
-async def until(condition: Any, timeout_s: float = 10) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # --------------------------------------------------------------------------------------------- there and back again

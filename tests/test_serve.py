@@ -23,7 +23,8 @@ import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
-from webrig import Room, flat, together
+from waiting import run
+from webrig import Room, flat
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from workers import shared
@@ -193,7 +194,7 @@ def test_the_status_line() -> None:
         assert line.endswith("1 restart")
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def stream_frame() -> Any:
@@ -220,7 +221,7 @@ def test_the_status_is_shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
         console.file.close()
         return console.export_text()
 
-    text = together(job)
+    text = run(job())
     if not terminal:
         assert [line.strip() for line in text.splitlines()] == [
             "loading the model fake · 0 sessions", "fake on fake on cpu · 0 sessions"]  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from webrig import SDP, SPEC, FakeLink, Room, flat, together
+from waiting import run, until
+from webrig import SDP, SPEC, FakeLink, Room, flat
 
 from stream.config import ModelSpec
 from stream.errors import SettingsError, SourceError
@@ -77,7 +78,7 @@ def test_the_input_is_shown_until_painted_pictures_come() -> None:
         assert [f.image[0, 0, 0] for f in stream.frames] == [10, 20, 30]
         await room.sessions.close(session, "done")
 
-    together(job)
+    run(job())
 
 
 @pytest.mark.parametrize("state", ["restarting", "failed"])
@@ -102,7 +103,7 @@ def test_a_dead_worker_leaves_everybody_with_their_own_camera_and_a_notice_at_on
         assert not link.closed
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_every_picture_carries_the_pages_clock() -> None:
@@ -117,7 +118,7 @@ def test_every_picture_carries_the_pages_clock() -> None:
         assert link.pictures.newest.captured_ms == 200
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_nothing_of_one_session_reaches_another() -> None:
@@ -136,7 +137,7 @@ def test_nothing_of_one_session_reaches_another() -> None:
         assert not two.of("settings")
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 # ------------------------------------------------------------------------------------------------- settings
@@ -162,7 +163,7 @@ def test_the_worker_answers_for_every_change() -> None:
         assert session.settings.prompt == "a"
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_a_wrong_setting_is_answered_at_once_and_changes_nothing() -> None:
@@ -178,7 +179,7 @@ def test_a_wrong_setting_is_answered_at_once_and_changes_nothing() -> None:
         assert stream.asked == []
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_settings_asked_for_while_the_worker_is_away_are_kept_for_it() -> None:
@@ -201,7 +202,7 @@ def test_settings_asked_for_while_the_worker_is_away_are_kept_for_it() -> None:
         assert (session.state, len(link.of("settings"))) == ("painting", 3)
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_what_the_worker_changes_by_itself_is_told() -> None:
@@ -219,7 +220,7 @@ def test_what_the_worker_changes_by_itself_is_told() -> None:
         assert session.shape() == (128, 64, "crop")
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_a_size_asked_for_before_the_model_was_known_becomes_the_nearest() -> None:
@@ -239,7 +240,7 @@ def test_a_size_asked_for_before_the_model_was_known_becomes_the_nearest() -> No
         assert room.sessions.defaults.height == 352
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_settings_that_the_worker_cannot_follow_are_a_failure_with_a_notice() -> None:
@@ -258,7 +259,7 @@ def test_settings_that_the_worker_cannot_follow_are_a_failure_with_a_notice() ->
         assert (session.state, session.remark) == ("painting", "")
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_near_keeps_within_the_limits() -> None:
@@ -394,7 +395,7 @@ def test_a_frame_that_could_not_be_painted_is_told_until_it_goes_well_for_a_whil
         assert session.remark == "memory ran out: 128x64 now"
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_a_page_is_told_where_it_is_and_how_it_goes() -> None:
@@ -423,7 +424,7 @@ def test_a_page_is_told_where_it_is_and_how_it_goes() -> None:
         assert (summary.sessions, summary.fps, summary.latency_ms) == (1, 30.0, 61.5)
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_capture_times_follow_their_pictures_every_100_ms() -> None:
@@ -443,7 +444,7 @@ def test_capture_times_follow_their_pictures_every_100_ms() -> None:
         await asyncio.gather(ticking, return_exceptions=True)
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_a_meter_that_measured_nothing_says_nothing() -> None:
@@ -472,7 +473,7 @@ def test_a_full_house_queues_and_lets_the_first_in() -> None:
         assert room.sessions.summary().waiting >= 1
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_tickets_lapse_and_the_queue_has_an_end() -> None:
@@ -514,7 +515,7 @@ def test_a_session_ends_once_and_everybody_hears() -> None:
         with pytest.raises(RefusalError, match="is not here"):
             room.sessions.find(session.id)
 
-    together(job)
+    run(job())
 
 
 def test_the_page_that_goes_takes_its_session_with_it_and_a_viewer_only_itself() -> None:
@@ -530,7 +531,7 @@ def test_the_page_that_goes_takes_its_session_with_it_and_a_viewer_only_itself()
         await room.sessions.close_all("wait for it")
         assert len(room.sessions) == 0
 
-    together(job)
+    run(job())
 
 
 def test_a_session_that_ends_while_its_offer_is_answered_leaves_nothing() -> None:
@@ -548,7 +549,7 @@ def test_a_session_that_ends_while_its_offer_is_answered_leaves_nothing() -> Non
         with pytest.raises(RefusalError, match="the server stops"):
             room.sessions.admit({}, "page", None, lambda: None)
 
-    together(job)
+    run(job())
 
 
 def test_viewers_have_a_limit() -> None:
@@ -562,7 +563,7 @@ def test_viewers_have_a_limit() -> None:
             await session.view(SDP)
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_a_page_that_is_hidden_says_so_to_its_link() -> None:
@@ -574,7 +575,7 @@ def test_a_page_that_is_hidden_says_so_to_its_link() -> None:
         assert link.hidden
         await room.sessions.close_all("done")
 
-    together(job)
+    run(job())
 
 
 def test_a_hundred_sessions_come_and_go_and_leave_nothing() -> None:
@@ -589,7 +590,7 @@ def test_a_hundred_sessions_come_and_go_and_leave_nothing() -> None:
         await room.sessions.close_all("done")
         assert (room.worker.streams, room.worker._watching) == ([], [])
 
-    together(job)
+    run(job())
 
 
 # ------------------------------------------------------------------------------------------------- the pump
@@ -610,13 +611,6 @@ class Scripted(Source):
 
     def close(self) -> None:
         self.closed = True
-
-
-async def until(true: Any, seconds: float = 8) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        await asyncio.sleep(0.005)
 
 
 def opening(*sources: Source | Exception) -> Any:
@@ -653,7 +647,7 @@ def test_a_source_on_the_server_goes_round_and_fits_every_session() -> None:
         assert again.closed
         assert not [t for t in threading.enumerate() if t.name == "source"]
 
-    together(job)
+    run(job())
 
 
 def test_nobody_there_nothing_read() -> None:
@@ -675,7 +669,7 @@ def test_nobody_there_nothing_read() -> None:
         end()
         await ended(pump)
 
-    together(job)
+    run(job())
 
 
 def test_a_slow_session_gets_the_newest_picture_only() -> None:
@@ -691,7 +685,7 @@ def test_a_slow_session_gets_the_newest_picture_only() -> None:
         assert len(got) - before <= 2
         await ended(pump)
 
-    together(job)
+    run(job())
 
 
 def test_one_picture_is_shown_for_as_long_as_it_is_wanted() -> None:
@@ -702,7 +696,7 @@ def test_one_picture_is_shown_for_as_long_as_it_is_wanted() -> None:
         await until(lambda: len(got) > 5)
         await ended(pump)
 
-    together(job)
+    run(job())
 
 
 def test_a_source_that_breaks_is_told_and_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -720,7 +714,7 @@ def test_a_source_that_breaks_is_told_and_opened_again(monkeypatch: pytest.Monke
         assert told == ["", "the cable came off: plug it in", "still nothing", ""]
         await ended(pump)
 
-    together(job)
+    run(job())
 
 
 def test_a_session_takes_the_servers_source() -> None:
@@ -740,7 +734,7 @@ def test_a_session_takes_the_servers_source() -> None:
         assert [pump.takers for pump in pumps._by_text.values()] == [()]
         await pumps.close()
 
-    together(job)
+    run(job())
 
 
 def test_without_a_source_on_the_server_there_is_none_to_take() -> None:
@@ -748,7 +742,7 @@ def test_without_a_source_on_the_server_there_is_none_to_take() -> None:
         with pytest.raises(RefusalError, match="--source"):
             Room().sessions.admit({}, "server", None, lambda: None)
 
-    together(job)
+    run(job())
 
 
 assert SPEC.settings == PLAIN

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 from rtc_client import Client
-from test_rtc import Mirror, lose, needs_address, numbered, until
+from test_rtc import Mirror, lose, needs_address, numbered
+from waiting import until
 
 from stream.frame import Frame
 from web.media import encodings

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,8 @@ import pytest
 from media import number, numbers, video
 from source_rig import FPS, NO_X, Rtsp, Screen, Told, Web, after, free_port, transport_stream, xvfb
 from typer.testing import CliRunner
-from webrig import SDP, WATCHES, Room, served, together
+from waiting import comes_to, run, until
+from webrig import SDP, WATCHES, Room, served
 from websockets.sync.client import connect
 
 import livebrush
@@ -34,20 +35,6 @@ from web.errors import RefusalError
 from web.inputs import Pumps
 
 RED, GREEN, BLUE = 0xFF0000, 0x00FF00, 0x0000FF
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 8) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
-
-
-async def until(true: Callable[[], Any], seconds: float = 8) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        await asyncio.sleep(0.005)
 
 
 # ------------------------------------------------------------------------------------------------- the screen
@@ -347,7 +334,7 @@ def test_an_address_that_stalls_is_an_error_and_closing_does_not_wait(
     began = time.monotonic()
     source.close()
     assert time.monotonic() - began < 0.2
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "address"])
+    comes_to(lambda: not [t for t in threading.enumerate() if t.name == "address"])
 
 
 def test_a_decoder_that_is_behind_leaves_out_what_is_old(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +456,7 @@ def test_srt_is_handed_on_by_the_ffmpeg_command(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SourceError, match=r"cannot be opened \(nothing came for 0\.3 s\)"):
         open_source("srt://127.0.0.1:9?mode=listener")
     assert time.monotonic() - began < 5
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "relay"])
+    comes_to(lambda: not [t for t in threading.enumerate() if t.name == "relay"])
     stand_in.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match=r"srt:// needs the ffmpeg command beside Livebrush: install ffmpeg"):
@@ -566,7 +553,7 @@ def test_a_camera_that_is_plugged_in_pulled_out_and_plugged_in_again(
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 # ------------------------------------------------------------------------------------------------- shared out
@@ -617,7 +604,7 @@ def test_a_source_is_opened_once_for_all_who_take_it_and_closed_behind_the_last(
         assert again.closed.is_set()
         assert not [t for t in threading.enumerate() if t.name == "source"]
 
-    together(job)
+    run(job())
 
 
 def test_a_source_that_opens_slowly_holds_up_nothing(hasty: None) -> None:
@@ -638,7 +625,7 @@ def test_a_source_that_opens_slowly_holds_up_nothing(hasty: None) -> None:
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 def test_a_read_that_hangs_is_left_behind_and_the_source_opened_anew(
@@ -667,7 +654,7 @@ def test_a_read_that_hangs_is_left_behind_and_the_source_opened_anew(
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 def test_a_source_that_always_hangs_costs_a_few_threads_and_no_shutdown(
@@ -698,10 +685,10 @@ def test_a_source_that_always_hangs_costs_a_few_threads_and_no_shutdown(
         await room.sessions.pumps.close()
         assert time.monotonic() - began < 1
 
-    together(job)
+    run(job())
     for eye in eyes:
         eye.free.set()
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "source"])
+    comes_to(lambda: not [t for t in threading.enumerate() if t.name == "source"])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -718,7 +705,7 @@ def test_a_source_that_breaks_in_an_unforeseen_way_is_opened_anew(hasty: None) -
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 # ------------------------------------------------------------------------------------------------- sessions
@@ -744,7 +731,7 @@ def test_a_file_begins_again_or_stops_at_its_end(tmp_path: Path, hasty: None) ->
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 def test_a_session_takes_its_pictures_from_elsewhere(hasty: None) -> None:
@@ -778,7 +765,7 @@ def test_a_session_takes_its_pictures_from_elsewhere(hasty: None) -> None:
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 def test_a_publisher_waits_while_its_session_takes_another_source(hasty: None) -> None:
@@ -801,7 +788,7 @@ def test_a_publisher_waits_while_its_session_takes_another_source(hasty: None) -
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 def test_settings_do_not_wipe_what_is_said_of_the_source(hasty: None) -> None:
@@ -816,7 +803,7 @@ def test_settings_do_not_wipe_what_is_said_of_the_source(hasty: None) -> None:
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
 
-    together(job)
+    run(job())
 
 
 class SourceErrors:
@@ -844,15 +831,15 @@ def test_the_api_lists_opens_and_switches_sources(tmp_path: Path, web: Web) -> N
         assert begun.status_code == 201
         place = begun.headers["Location"]
         looks = lambda: server.http.get(place).json()  # noqa: E731
-        wait_for(lambda: looks()["input"]["state"] == "running" and looks()["input"]["fps"] > 5)
+        comes_to(lambda: looks()["input"]["state"] == "running" and looks()["input"]["fps"] > 5)
         facts = looks()
         assert facts["input"]["size"] == [96, 64]
         assert facts["source"] == facts["input"]["name"] == secret.replace("sesame", "***")
         put = lambda **asked: server.http.put(f"{place}/source", json=asked)  # noqa: E731
         assert put(source="testcard").json()["source"] == "testcard"
-        wait_for(lambda: looks()["input"]["state"] == "running")
+        comes_to(lambda: looks()["input"]["state"] == "running")
         assert put(source=web.address + "/a.mp4", once=True).status_code == 200
-        wait_for(lambda: looks()["input"]["state"] == "ended")
+        comes_to(lambda: looks()["input"]["state"] == "ended")
         assert "is at its end" in looks()["notice"]
         assert server.http.get(f"{place}/source").json()["source"].startswith("once:http://")
         for source, told in {"nowhere.mp4": "is not there", "file:///etc/passwd": "are not opened",
@@ -903,7 +890,7 @@ def test_a_kind_that_does_not_answer_holds_up_no_other(monkeypatch: pytest.Monke
         assert found.missing == ["camera: nothing is known after 0.3 s"]
         assert {item.name for item in found.sources} == {"testcard"}
 
-    together(job)
+    run(job())
     hangs.set()
 
 

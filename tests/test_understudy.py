@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from workers import QUICK, alive, run, until
+from waiting import run, until
+from workers import QUICK, alive
 
 from stream.config import spec
 from stream.process import WorkerProcess

@@ -22,7 +22,8 @@ import openai
 import pytest
 from clipfakes import FILES, command, drawn, plans
 from PIL import Image
-from webrig import Served, served, together
+from waiting import PATIENCE_S, run
+from webrig import Served, served
 
 from stream.clips.caretaker import Caretaker
 from stream.clips.planner import LateError, Planner
@@ -79,7 +80,9 @@ def post(server: Served, **fields: Any) -> httpx.Response:
     return server.http.post("/v1/videos", json=fields)
 
 
-def until(server: Served, video: str, holds: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
+def until(
+    server: Served, video: str, holds: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE_S
+) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while not holds(now := server.http.get(f"/v1/videos/{video}").json()):
         assert time.monotonic() < deadline, now
@@ -198,7 +201,7 @@ def test_cancel_ends_between_two_steps_and_the_next_goes_on(server: Served) -> N
     address = f"/v1/videos/{slow['id']}"
     until(server, slow["id"], lambda v: v["stage"] == "denoise")
     wanted = {"runner": "running", "pid": 0, "notice": "", "restarts": 0, "waiting": 1, "running": 1}
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + PATIENCE_S
     while (health := server.http.get("/healthz").json()["clips"] | {"pid": 0}) != wanted:
         assert time.monotonic() < deadline, health
     assert server.http.post(address + "/resume").status_code == 409
@@ -460,4 +463,4 @@ def test_who_says_what_it_takes_is_started_again_when_it_has_died(monkeypatch: p
         await planner.close()
         await planner.close()
 
-    together(job)
+    run(job())

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from rtc_client import Client
-from webrig import SDP, WATCHES, FakeSupervisor, Served, flat, served, together
+from waiting import comes_to, run
+from webrig import SDP, WATCHES, FakeSupervisor, Served, flat, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -494,10 +495,7 @@ def test_a_session_over_the_websocket(server: Served) -> None:
         assert told(ws, "stats")["transport"] == "websocket"
         facts = server.http.get(f"/api/sessions/{hello['session']}").json()
         assert facts["page"] == {"dropped_in": 0, "dropped_out": 0} | facts["page"]
-    deadline = time.monotonic() + 5
-    while len(server.house.sessions) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(server.house.sessions) == 0, "the page left"
+    comes_to(lambda: not len(server.house.sessions))  # the page left
 
 
 NO_HELLOS = [b"\x00" * 40, "x", "{}", '{"type":"ping","t":1}', '{"type":"hello","settings":{"seed":-1}}',
@@ -617,15 +615,9 @@ def test_a_page_that_takes_nothing_is_given_up(server: Served, monkeypatch: pyte
         begun(ws, settings={"width": 512, "height": 512})
         noise = np.random.default_rng(1).integers(0, 255, (512, 512, 3), np.uint8)
         data = PICTURE.pack(1, 0, 1.0) + jpeg.encode(noise)
-        deadline = time.monotonic() + 10
         with contextlib.suppress(ConnectionClosed):
-            while len(server.house.sessions):
-                assert time.monotonic() < deadline
-                ws.send(data)
-                time.sleep(0.02)
-    while server.call(lambda: [t for t in asyncio.all_tasks() if "run_asgi" in repr(t)]):
-        assert time.monotonic() < deadline, "its task is still there"
-        time.sleep(0.02)
+            comes_to(lambda: not len(server.house.sessions) or ws.send(data))
+    comes_to(lambda: not server.call(lambda: [t for t in asyncio.all_tasks() if "run_asgi" in repr(t)]))
 
 
 @pytest.mark.alone
@@ -734,4 +726,4 @@ def test_the_pictures_worker_is_a_fake_that_keeps_its_promises() -> None:
         await worker.stop()
         assert worker.state == "stopped"
 
-    together(job)
+    run(job())

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from webrig import SPEC, FakeSupervisor, Room, Served, served, together
+from waiting import run
+from webrig import SPEC, FakeSupervisor, Room, Served, served
 
 from livebrush import app
 from stream.config import Lora
@@ -134,7 +135,7 @@ def test_a_worker_that_dies_of_it_is_told() -> None:
             await asked
         assert (error.value.status, str(error.value)) == (503, LOST)
 
-    together(test)
+    run(test())
 
 
 def test_a_server_without_loras_has_none_and_says_how_to_get_some() -> None:
@@ -162,7 +163,7 @@ def test_every_page_hears_of_a_change() -> None:
             assert not link.of("error")
         await room.sessions.close_all("the end")
 
-    together(test)
+    run(test())
 
 
 def test_pages_of_a_server_without_loras_hear_nothing_of_them() -> None:
@@ -174,7 +175,7 @@ def test_pages_of_a_server_without_loras_hear_nothing_of_them() -> None:
         assert not link.of("loras")
         await room.sessions.close_all("the end")
 
-    together(test)
+    run(test())
 
 
 # ------------------------------------------------------------------------------------------------- the start

@@ -14,7 +14,8 @@ import pytest
 from aioice.ice import get_host_addresses
 from aiortc import AudioStreamTrack
 from rtc_client import Client
-from test_rtc import SIDE, number_of, numbered, until
+from test_rtc import SIDE, number_of, numbered
+from waiting import until
 from webrig import FakeSupervisor, Served, served
 from whip_client import calling, candidates_of
 

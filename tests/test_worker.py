@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workers import QUICK, ROOT, SMALL, Ear, alive, fds, fed, frame, painted, run, shared, until, working
+from waiting import comes_to, run, until
+from workers import QUICK, ROOT, SMALL, Ear, alive, fds, fed, frame, painted, shared, working
 
 from stream import supervisor as supervisor_module
 from stream.config import ModelSpec, spec
@@ -742,10 +743,7 @@ def test_a_killed_server_takes_its_worker_along_and_leaves_no_memory(doing: str,
         pid = int(server.stdout.readline())
         assert alive(pid)
         server.kill()
-    end = time.monotonic() + 10
-    while alive(pid):
-        assert time.monotonic() < end, "the worker outlived the server"
-        time.sleep(0.01)
+    comes_to(lambda: not alive(pid))
     assert not shared()
 
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
 import numpy as np
+from waiting import PATIENCE_S
 
 from stream.config import Lora, ModelSpec
 from stream.frame import Frame, Image
@@ -29,19 +30,6 @@ T = TypeVar("T")
 SDP = "v=0\r\ns=-\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=sendrecv\r\n"
 WATCHES = SDP.replace("sendrecv", "recvonly")
 SPEC = ModelSpec("fake", "fake", settings=Settings.checked(width=64, height=64), about="Paints by hand.")
-
-
-def together(job: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Runs a test's coroutine, for at most ten seconds; the tasks that it leaves behind are an error."""
-
-    async def bounded() -> T:
-        result = await asyncio.wait_for(job(), 10)
-        await asyncio.sleep(0)
-        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        assert not left, left
-        return result
-
-    return asyncio.run(bounded())
 
 
 def flat(grey: int, size: tuple[int, int] = (64, 64)) -> Image:
@@ -227,7 +215,7 @@ class Served:
     def __init__(self, server: Server, worker: FakeSupervisor, answers: FakeAnswers, port: int, loop: Any) -> None:
         self.worker, self.answers, self.port, self._server, self._loop = worker, answers, port, server, loop
         self.url = f"{'https' if server.config.is_ssl else 'http'}://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=10, verify=False)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S, verify=False)
 
     @property
     def house(self) -> House:
@@ -279,12 +267,12 @@ def served(
 
         thread = threading.Thread(target=asyncio.run, args=(run(),))
         thread.start()
-        assert up.wait(10)
+        assert up.wait(PATIENCE_S)
         made = Served(server, worker, fake, port, loops[0])
         try:
             yield made
         finally:
             made.http.close()
             server.should_exit = True
-            thread.join(10)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()

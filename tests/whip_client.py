@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 from aioice import Candidate
 from rtc_client import Client
+from waiting import PATIENCE_S
 
 from web.auth import FRAGMENT, SDP
 from web.fragment import Fragment, written
@@ -28,7 +29,7 @@ class Caller:
 
     def __init__(self, url: str, path: str, client: Client, token: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.http = httpx.AsyncClient(base_url=url, timeout=10, headers=headers)
+        self.http = httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=headers)
         self.client, self.path = client, path
         self.place = self.etag = ""
         self.answer: httpx.Response | None = None

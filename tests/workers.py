@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from waiting import until
 
 from stream.frame import Frame
 from stream.settings import Settings
@@ -17,8 +16,6 @@ from stream.supervisor import Fake, Limits, Painted, Plan, Stream, Supervisor
 
 ROOT = Path(__file__).parents[1]
 SMALL = Settings(width=64, height=64)
-PATIENCE_S = 30.0
-TURN_S = 0.002
 QUICK = Limits(backoff_s=(0.0,), check_s=0.02)
 
 
@@ -44,26 +41,6 @@ class Ear:
 
     def failed(self, text: str) -> None:
         self.failures.append(text)
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """A test's coroutine in a loop of its own, which must have nothing left at its end."""
-
-    async def alone() -> None:
-        await asyncio.wait_for(test, 300)
-        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        assert not left
-
-    asyncio.run(alone())
-
-
-async def until(true: Callable[[], object], seconds: float = PATIENCE_S) -> None:
-    """Waits for something to become true. Counts its own turns: a machine that stood still meanwhile is forgiven."""
-    for _ in range(round(seconds / TURN_S)):
-        if true():
-            return
-        await asyncio.sleep(TURN_S)
-    raise AssertionError("it never came true")
 
 
 @asynccontextmanager

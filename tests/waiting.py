@@ -1,0 +1,45 @@
+"""How tests wait for what other tasks, threads and processes do: long enough for a busy machine. A test that passes
+never takes that long; one that means a limit of its own names it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+PATIENCE_S = 30.0
+WHOLE_S = 120.0  # for a test
+TURN_S = 0.005
+
+
+def run(job: Coroutine[Any, Any, T], seconds: float = WHOLE_S) -> T:
+    """A test's coroutine in a loop of its own; the tasks that it leaves behind are an error."""
+
+    async def bounded() -> T:
+        result = await asyncio.wait_for(job, seconds)
+        await asyncio.sleep(0)
+        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        assert not left, left
+        return result
+
+    return asyncio.run(bounded())
+
+
+async def until(holds: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+    """What `holds` gives as soon as it is true. Counts its own turns: a machine that stands still is forgiven."""
+    for _ in range(round(seconds / TURN_S)):
+        if found := holds():
+            return found
+        await asyncio.sleep(TURN_S)
+    raise AssertionError(f"it did not come to that within {seconds:g} s")
+
+
+def comes_to(holds: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+    """The same for threads and other processes."""
+    for _ in range(round(seconds / TURN_S)):
+        if found := holds():
+            return found
+        time.sleep(TURN_S)
+    raise AssertionError(f"it did not come to that within {seconds:g} s")
