@@ -8,6 +8,7 @@ A browser takes a core: all of tests/browser is one process's, those marked `bes
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,9 +78,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: measured by the clock, so that no other test may run meanwhile")
     config.addinivalue_line("markers", "beside: of the browser, and not disturbed by other tests")
     if hasattr(config, "workerinput"):
-        import torch
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are the others, and threads that wait for work spin
 
-        torch.set_num_threads(1)  # there are the others
+        import torch  # it asks for that
+
+        torch.set_num_threads(1)
         config.stash[LOCK] = Lock(Path(config.option.basetemp).parent)  # of the whole run
 
 
