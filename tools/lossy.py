@@ -159,11 +159,12 @@ def line(weather: Weather) -> Iterator[Line]:
 
 
 def pair(here: str | None, one: str, there: str, other: str) -> None:
-    """Two interfaces that are connected, both up."""
-    where = ["-n", here] if here else []
+    """Two interfaces that are connected, both up. Without IPv6, whose addresses are there two seconds later only: to
+    Chromium the network has changed then, and it drops what it loads."""
+    where, far = ["-n", here] if here else [], ["-n", there]
     run("ip", *where, "link", "add", one, "type", "veth", "peer", "name", other, "netns", there)
-    run("ip", *where, "link", "set", one, "up")
-    run("ip", "-n", there, "link", "set", other, "up")
+    for place, device in ((where, one), (far, other)):
+        run("ip", *place, "link", "set", device, "addrgenmode", "none", "up")
 
 
 def routed(name: str, far: Line, left: str, right: str, weather: Weather) -> None:

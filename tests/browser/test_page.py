@@ -718,11 +718,14 @@ def test_settings_follow_a_beat(stage: Stage, server: Observed) -> None:
 
 def test_outputs_are_started_and_stopped_and_say_how_they_go(stage: Stage, server: Observed) -> None:
     asked: list[tuple[str, Any]] = []
+    runs: list[dict[str, Any]] = []
 
     def answer(route: Any) -> None:
         request = route.request
         asked.append((request.method, request.post_data_json if request.method == "POST" else request.url))
-        route.fulfill(status=204 if request.method == "DELETE" else 200, json={"outputs": []})
+        if request.method == "DELETE":
+            runs.clear()
+        route.fulfill(status=204 if request.method == "DELETE" else 200, json={"outputs": runs})
 
     with opened(stage, server, stubs={"/api/outputs": KINDS}) as tab:
         tab.page.route("**/api/sessions/*/outputs**", answer)
@@ -736,9 +739,9 @@ def test_outputs_are_started_and_stopped_and_say_how_they_go(stage: Stage, serve
         tab.page.click("[data-section=outputs] button:text-is('Start')")
         tab.until("document.getElementById('output-where').value === 'srt://'")
         assert ("POST", {"to": "srt://there:9000"}) in asked
-        say(tab, {"type": "outputs", "outputs": [
-            {"id": "a1", "to": "srt://there:9000", "kind": "srt", "state": "waiting", "error": "nobody answers",
-             "frames": 0, "dropped": 0, "since_s": 1.0}]})  # fmt: skip
+        runs.append({"id": "a1", "to": "srt://there:9000", "kind": "srt", "state": "waiting", "error": "nobody answers",
+                     "frames": 0, "dropped": 0, "since_s": 1.0})  # fmt: skip
+        say(tab, {"type": "outputs", "outputs": runs})
         assert "Nobody answers." in tab.page.inner_text("[data-section=outputs] .bound")
         tab.page.click("[aria-label='Stop srt://there:9000']")
         tab.until("!document.querySelector('[data-section=outputs] .bound li')")

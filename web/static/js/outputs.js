@@ -12,6 +12,7 @@ const IDLE = "Choose a source first: an output shows the picture of this page's 
 export class Outputs {
   constructor(page) {
     this.page = page;
+    this.turn = 0; // of the lists that come: an answer that was overtaken is of no use
     this.ready = this.#begin();
   }
 
@@ -22,7 +23,7 @@ export class Outputs {
     this.kinds = told.outputs;
     this.#build();
     const { session } = this.page;
-    session.on("outputs", ({ outputs }) => this.show(outputs));
+    session.on("outputs", ({ outputs }) => this.#heard(outputs));
     session.on("hello", () => this.#read());
     session.on("state", () => this.#idle());
     setInterval(() => this.section.open && this.list.children.length && this.#read(), EVERY);
@@ -59,18 +60,24 @@ export class Outputs {
   #idle() {
     const on = Boolean(this.page.session.id);
     if (this.note.textContent === IDLE || !this.note.textContent) this.note.textContent = on ? "" : IDLE;
-    if (!on) this.show([]);
+    if (!on) this.#heard([]);
   }
 
   async #read() {
     this.#idle();
     const { id } = this.page.session;
     if (!id) return;
+    const turn = (this.turn += 1);
     const told = await api.part(api.session(id, "outputs")).catch(() => null);
-    if (told) this.show(told.outputs);
+    if (told && turn === this.turn) this.#show(told.outputs);
   }
 
-  show(outputs) {
+  #heard(outputs) {
+    this.turn += 1;
+    this.#show(outputs);
+  }
+
+  #show(outputs) {
     const rows = outputs.map((output) => this.#row(output));
     this.list.replaceChildren(...rows);
     this.list.hidden = !rows.length;
