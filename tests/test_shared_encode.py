@@ -205,7 +205,8 @@ async def test_who_does_not_take_frames_is_dropped_to_the_next_key_frame_and_the
         while not key.done():
             await frames(quick, 1)
         assert quick.keys == keys + 1
-        assert quick.dropped == 0
+        assert quick.encoding is not None
+        assert quick.dropped == quick.encoding._missed  # pictures that a slow machine's encoder left out, and no more
 
 
 async def test_the_rate_is_what_the_best_line_carries_but_for_a_full_one_that_stays() -> None:
