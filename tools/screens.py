@@ -201,6 +201,7 @@ def rendered(tab: Tab, prompt: str, key: str) -> None:
 
 def main(what: str = "live", folder: Path = IMAGES) -> None:
     """All of the live page, or of the page of clips."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, driver() as started:
         film, queue = Path(place) / "person.y4m", Path(place) / "clips"
         with observed(model="builtin", clips=str(queue)) as server, chromium(started, person(film)) as browser:
