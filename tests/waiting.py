@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
-WHOLE_S = 120.0  # for a test
+WHOLE_S = 300.0  # for a test: some start several workers with a model
 TURN_S = 0.005
 
 
