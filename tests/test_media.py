@@ -25,6 +25,7 @@ from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParameters
 from aiortc.rtcrtpreceiver import NackGenerator
+from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.rtp import RtcpPacket, RtcpPsfbPacket, RtcpRtpfbPacket, RtpPacket, pack_header_extensions, pack_remb_fci
 from av.video.reformatter import Colorspace
 
@@ -86,6 +87,7 @@ SOURCES = {  # what the subclasses build on; read web/media against the new sour
     "RTCPeerConnection.__init__": "f5388aea637f",
     "RTCPeerConnection._RTCPeerConnection__createTransceiver": "00201d6e03cc",
     "RTCPeerConnection._RTCPeerConnection__createDtlsTransport": "ad91de689a33",
+    "RTCPeerConnection._RTCPeerConnection__createSctpTransport": "f1155cfa69ec",
     "RTCPeerConnection._RTCPeerConnection__connect": "9199a73a7cde",
     "RTCPeerConnection.close": "7e2df1bb95eb",
     "RTCPeerConnection.setRemoteDescription": "42c5e2eb7ca5",
@@ -102,12 +104,16 @@ SOURCES = {  # what the subclasses build on; read web/media against the new sour
     "RTCRtpSender._run_rtp": "ff597a1d554c",
     "RTCDtlsTransport._handle_rtp_data": "5def9061cc3d",
     "RTCDtlsTransport._recv_next": "998076720c05",
+    "RTCDtlsTransport._do_handshake": "0af5299c3335",
+    "RTCDtlsTransport._write_ssl": "6573c0237063",
+    "RTCSctpTransport._update_rto": "a1e7afb18886",
+    "RTCSctpTransport._t1_start": "2fd799f8e120",
     "H264Encoder._packetize": "85ce3fe3b317",
     "H264Encoder._split_bitstream": "f6a4817f670e",
     "Vp8Encoder._packetize": "03f61a0f38aa",
 }
 OWNERS = {owner.__name__: owner for owner in (RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCDtlsTransport,
-                                              H264Encoder, Vp8Encoder)}  # fmt: skip
+                                              RTCSctpTransport, H264Encoder, Vp8Encoder)}  # fmt: skip
 
 
 def digest(name: str) -> str:

@@ -122,7 +122,7 @@ def test_a_host_that_is_closed_at_once_leaves_nothing() -> None:
         async with fed("fake:failing", replace(QUICK, first=30)) as sink:  # in the middle of a long pause
             await until(lambda: sink.host.state == "waiting")
             began = time.monotonic()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
 
     run(test())
 

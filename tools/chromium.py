@@ -124,7 +124,7 @@ class Tab:
         if seconds:
             self.page.wait_for_timeout(seconds * 1000)
 
-    def until(self, expression: str, seconds: float = 10.0) -> Any:
+    def until(self, expression: str, seconds: float = 30.0) -> Any:
         """Waits for a JavaScript expression to hold; its value. TimeoutError where it does not.
 
         Asks from here: the page's own rules forbid the evaluation of strings inside it.
@@ -161,7 +161,7 @@ class Tab:
         """`window.livebrush.<what>`, the page's own word."""
         return self.page.evaluate(f"() => window.livebrush.{what}")
 
-    def shown(self, seconds: float = 15.0) -> None:
+    def shown(self, seconds: float = 30.0) -> None:
         """Waits for the first picture that is there to be seen."""
         self.until("document.getElementById('picture')?.videoWidth > 0 "
                    "&& document.getElementById('picture').readyState >= 2", seconds)  # fmt: skip

@@ -49,11 +49,6 @@ def alone() -> float:
     return round(mean(said(process) for process in running), 2)
 
 
-def slowness() -> float:
-    """How many times longer the codecs alone take than where every row of the table can hold; 1 at least."""
-    return max(1.0, round(alone() / ABLE_MS, 2))
-
-
 def said(process: subprocess.Popen[str]) -> float:
     """The figure of one process; ValueError where it has none."""
     with limited(process, PATIENCE_S):

@@ -27,7 +27,7 @@ def rows(stage: Stage) -> list[Row]:
         return [changed(stage, tab), agreement(stage, tab), steady(stage, tab, long), killed(stage, server, tab)]
 
 
-def prompt(tab: Tab, text: str, seconds: float = 5.0) -> float:
+def prompt(tab: Tab, text: str, seconds: float = 20.0) -> float:
     """Asks for a prompt; ms until a picture shows another colour where the first patch is."""
     tab.take(0.5)
     before = reds(tab)[-1]
@@ -92,7 +92,7 @@ def killed(stage: Stage, server: Observed, tab: Tab) -> Row:
     tab.page.evaluate("() => { probe.said.length = 0; }")
     at = kill(server)
     tab.wait(0.5)
-    recovered(server, tab, "kill", restarts, 30.0)
+    recovered(server, tab, "kill", restarts)
     tab.wait(1.5)
     value = after(tab, at) | {"same_session": tab.livebrush("session") == session}
     value["connections"] = tab.page.evaluate("() => probe.connections.length")

@@ -46,7 +46,7 @@ class Stage:
     """Cameras, browsers that stay open, and servers. A context manager.
 
     `seconds` is how long a figure is taken. `why` says why there is no browser, where there is none. `slow` stretches
-    the rows' limits of time: 1, as the table has them, but in tests on a machine that is too slow for them.
+    the rows' limits of time: 1, as the table has them; tests, which do not judge speed, have it larger.
     """
 
     def __init__(self, folder: Path, seconds: float = 30.0) -> None:

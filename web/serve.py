@@ -7,7 +7,6 @@ worker while the page is there already.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import os
 import socket
@@ -141,9 +140,17 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
         out(f"Livebrush is at {Places(config.host, config.port, config.scheme)} (Ctrl-C stops it)")
         for token in made:
             out(f"A new token, for this run: --token {token}")
-        with contextlib.suppress(KeyboardInterrupt):  # while it starts; later the server hears the signal itself
+        try:
             run = import_module("web.server").run  # everything heavy: the browser may knock meanwhile
             asyncio.run(run(config, planned, bound, console, certificate))
+        except KeyboardInterrupt:  # while it starts; later the server hears the signal itself
+            forget_interrupt()
+
+
+def forget_interrupt() -> None:
+    """Python notes an interrupt that leaves an `exec`, such as makes a dataclass on import, as one that nobody handled,
+    until the next `exec`, and ends itself by SIGINT for it (CPython, Python/pythonrun.c)."""
+    exec("")  # noqa: S102
 
 
 def settled(config: Config) -> tuple[Config, list[Token]]:

@@ -43,7 +43,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def tab(stage: Stage, running: Served) -> Iterator[Tab]:
     with page(stage.browser(), f"{running.url}/clips") as tab:
-        tab.until("window.clips && document.querySelector('#plan').textContent", 20)
+        tab.until("window.clips && document.querySelector('#plan').textContent", 60)
         yield tab
 
 
@@ -72,7 +72,7 @@ def test_a_clip_is_edited_seen_made_and_opened_again_and_another_cancelled(tab: 
     ask.click("#render")
     tab.until("!document.querySelector('#preview').hidden && document.querySelector('#preview').naturalWidth === 64")
     tab.until("document.querySelector('#jobs progress')?.value > 0")
-    tab.until(f"{MADE} === 1", 20)
+    tab.until(f"{MADE} === 1", 60)
     tab.until("document.querySelector('#player').readyState >= 2 && !document.querySelector('#player').paused")
     assert tab.page.evaluate("() => [player.loop, player.videoWidth, Math.round(player.duration)]") == [True, 64, 4]
     (video,) = running.http.get("/v1/videos").json()["data"]
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_said_beside_its_field(tab: Tab) -> None:
 
 def test_it_fits_a_phone_and_leads_to_the_live_page_and_back(stage: Stage, running: Served) -> None:
     with page(stage.browser(), f"{running.url}/clips", **PHONE) as tab:
-        tab.until("window.clips && document.querySelector('#plan').textContent", 20)
+        tab.until("window.clips && document.querySelector('#plan').textContent", 60)
         wide = "document.documentElement.scrollWidth"
         assert tab.page.evaluate(f"() => {wide}") == 390
         small = """() => [...document.querySelectorAll('main :is(button, select, input:not(.unseen))')]

@@ -88,7 +88,7 @@ def held(tab: Tab) -> dict[str, Any]:
 CHANGE = "changes => { for (const [name, value] of Object.entries(changes)) livebrush.set(name, value); }"
 
 
-def holds_there(tab: Tab, name: str, value: Any, seconds: float = 10.0) -> None:
+def holds_there(tab: Tab, name: str, value: Any, seconds: float = 30.0) -> None:
     """Waits for the server to hold a value."""
     for _ in range(round(seconds / 0.1)):
         if held(tab)[name] == value:

@@ -1,12 +1,12 @@
 """The delivery table, row by row, in a real browser: each function measures as `livebrush bench --live` does, for a few
-seconds, and its own word on whether the row holds is what is tested."""
+seconds, and its own word on whether the row holds is what is tested, figures of time as `Holds` says."""
 
 from __future__ import annotations
 
 import pytest
 from conftest import Holds
 
-from tools import codecs, rows
+from tools import rows
 from tools.stage import Stage
 
 
@@ -35,21 +35,9 @@ def test_l6_a_setting_is_seen_within_two_frames(stage: Stage, holds: Holds) -> N
     holds.in_time(lambda: rows.l6(stage, 5))
 
 
-OVER_CODECS = 3.0  # times what the codecs alone take: the most that a picture may cost, whatever the machine
-
-
 def test_c1_c2_r10_six_peers_at_once(stage: Stage, holds: Holds) -> None:
-    """Where the codecs alone leave no room for six peers, the cost is held to theirs, and the figures are told."""
-    if codecs.alone() <= codecs.ABLE_MS:
-        seen = holds.in_time(lambda: rows.crowd(stage))
-        assert all("queue" in row.value["refused"] for row in seen if row.name == "C1")
-        return
-    crowd, cost, lag = rows.crowd(stage)
-    assert "queue" in crowd.value["refused"]
-    assert min(crowd.value["fps"]) >= 0.6 * max(crowd.value["fps"]), "nobody is left behind"
-    assert cost.value["cpu_ms_per_frame"] <= OVER_CODECS * cost.value["codecs_alone_ms"], cost
-    assert cost.value["memory_mb_per_peer"] <= 30
-    pytest.skip(f"C1, C2 and R10 cannot hold here: {crowd.note}; got {crowd.value}, {cost.value}, lag {lag.value}")
+    seen = holds.in_time(lambda: rows.crowd(stage))
+    assert all("queue" in row.value["refused"] for row in seen if row.name == "C1")
 
 
 def test_c3_one_more_viewer_costs_no_encode(stage: Stage, holds: Holds) -> None:

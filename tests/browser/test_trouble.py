@@ -35,8 +35,8 @@ def sessions(server: Observed) -> int:
     return int(asked(server, "GET", "/healthz")[1]["sessions"])
 
 
-def gone(server: Observed, tab: Tab, seconds: float = 6.0) -> None:
-    """Waits until no session is left."""
+def gone(server: Observed, tab: Tab, seconds: float = 5.0) -> None:
+    """Waits until no session is left; a goodbye that is not heard would take longer."""
     for _ in range(round(seconds / 0.1)):
         if not sessions(server):
             return
@@ -134,9 +134,9 @@ def test_the_page_reconnects_with_its_settings_when_the_server_comes_back(stage:
         tab.until("livebrush.settings.prompt === 'ink engraving'")
         session = tab.livebrush("session")
     try:
-        tab.until("livebrush.state === 'reconnecting'", 8)
+        tab.until("livebrush.state === 'reconnecting'")
         with stage.server(port=port):
-            tab.until("livebrush.state === 'painting'", 10)
+            tab.until("livebrush.state === 'painting'")
             assert tab.livebrush("session") not in (None, session)
             assert tab.livebrush("settings.prompt") == "ink engraving"
     finally:
@@ -154,7 +154,26 @@ def test_where_webrtc_does_not_get_through_pictures_come_by_websocket(stage: Sta
         mark = "document.getElementById('fallback')"
         tab.until(f"probe.read({mark}, {mark}.width, {mark}.height)")
         tab.until("livebrush.latency.count > 10")
-        assert tab.livebrush("latency.p50") < 300
+        assert 0 < tab.livebrush("latency.p50") < 3000
+
+
+SLOWLY = """
+const now = performance.now.bind(performance), answer = RTCPeerConnection.prototype.setRemoteDescription;
+performance.now = () => now() + 60000;
+RTCPeerConnection.prototype.setRemoteDescription = async function (told) {
+  await new Promise((resolve) => setTimeout(resolve, 2500));
+  return answer.call(this, told);
+};
+"""
+
+
+def test_a_page_that_has_long_been_open_may_take_its_time_to_connect(stage: Stage, server: Observed) -> None:
+    """What it has not heard before it is connected says nothing about the server."""
+    with page(stage.browser(), script=SLOWLY) as tab:
+        tab.page.goto(address(server))
+        tab.until("window.livebrush?.state === 'painting'")
+        assert tab.page.evaluate("() => probe.connections.length") == 1
+        assert tab.livebrush("transport") == "webrtc"
 
 
 # ------------------------------------------------------------------------------------------------- nonsense
@@ -252,6 +271,7 @@ def test_nonsense_on_the_control_channel_is_answered_and_the_picture_goes_on(tab
 
 
 def test_a_flood_of_messages_is_bounded(tab: Tab) -> None:
+    begun = tab.now()
     tab.page.evaluate("""() => {
         probe.heard.length = 0;
         const channel = probe.channels.at(-1);
@@ -260,7 +280,7 @@ def test_a_flood_of_messages_is_bounded(tab: Tab) -> None:
     tab.until("probe.heard.some((t) => t.includes('more than 60 messages'))")
     tab.wait(0.5)
     pongs = tab.page.evaluate("() => probe.heard.filter((t) => JSON.parse(t).type === 'pong').length")
-    assert 30 <= pongs <= 150
+    assert 30 <= pongs <= 60 * (2 + (tab.now() - begun) / 1000), "60 a second, and as many at once"
     assert tab.livebrush("state") == "painting"
 
 

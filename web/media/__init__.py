@@ -10,6 +10,7 @@
     encode      H.264 and VP8 for live pictures
     sound       Opus packets, held back in step with the picture
     listening   an audio receiver that hands them on undecoded
+    handshake   what is lost while a connection begins, and of its messages, is sent again soon
     encodings   one encoder for all who look, and others for those whose line carries less
     receiver, sender, connection      aiortc's classes with these parts put in
     library     which aiortc this was written for

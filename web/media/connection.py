@@ -13,6 +13,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 
 from web.media.extensions import common, heed_colours
+from web.media.handshake import Flights, quicken
 from web.media.ice import Ice
 from web.media.library import check_library, inner, set_inner
 from web.media.listening import LiveSoundReceiver
@@ -87,7 +88,13 @@ class LiveConnection(RTCPeerConnection):
         self._transports.append(transport)
         self.ice.take(transport.transport)
         heed_colours(transport)
+        Flights(transport)
         return transport
+
+    def _RTCPeerConnection__createSctpTransport(self) -> None:  # noqa: N802
+        inner(super(), RTCPeerConnection, "createSctpTransport")()
+        assert self.sctp is not None
+        quicken(self.sctp)
 
     async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
         """The stock one, which runs as a task that nobody awaits."""

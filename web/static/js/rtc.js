@@ -5,6 +5,7 @@ import { pause } from "./dom.js";
 import { RATE } from "./sources.js";
 
 const CONNECT = 4000; // ms until another way is tried
+const HANDSHAKE = 6000; // more, where packets get through
 const GATHER = 500;
 const BATCH = 20; // ms in which the candidates of UDP come, one after another
 
@@ -153,11 +154,15 @@ export function gathered(peer) {
   });
 }
 
-/** Waits for the connection; NoWay after four seconds. */
+/**
+ * Waits for the connection; NoWay where no packet gets through in time. Once some do, the handshake has longer: where one
+ * packet in five is lost it may need that, and no other way is better there.
+ */
 export function connected(peer, limit = CONNECT) {
   return new Promise((resolve, reject) => {
     const fail = () => reject(new NoWay("WebRTC does not get through."));
-    const timer = setTimeout(fail, limit);
+    const late = () => (through(peer) ? (timer = setTimeout(fail, HANDSHAKE)) : fail());
+    let timer = setTimeout(late, limit);
     const look = () => {
       if (peer.connectionState === "connected") resolve(clearTimeout(timer));
       if (["failed", "closed"].includes(peer.connectionState)) fail(clearTimeout(timer));
@@ -166,6 +171,8 @@ export function connected(peer, limit = CONNECT) {
     look();
   });
 }
+
+const through = ({ iceConnectionState }) => ["connected", "completed"].includes(iceConnectionState);
 
 // ------------------------------------------------------------------------------------------------ getStats
 

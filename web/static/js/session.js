@@ -328,8 +328,8 @@ export class Session {
   /** Notices a server that went without a word: asks it about the session as soon as it is silent. */
   async #watch() {
     const { link } = this;
-    const silent = performance.now() - (this.heardAt ?? 0);
-    if (!link?.id || this.probing || silent < SILENCE) return;
+    const silent = performance.now() - this.heardAt;
+    if (!link?.id || !this.heardAt || this.probing || silent < SILENCE) return; // connecting has limits of its own
     this.probing = true;
     const alive = await api.statistics(link.id, SILENCE).then(() => true, ({ status }) => [401, 403].includes(status));
     this.probing = false;
