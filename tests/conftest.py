@@ -110,3 +110,15 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     finally:
         if lock is not None and not (lock.alone and is_alone(nextitem)):
             lock.leave()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The rows of the delivery table that were measured on the way: what they say is the bench's to judge."""
+    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
+    rows = [
+        text for report in reports if report.when == "call" for name, text in report.user_properties if name == "row"
+    ]
+    if rows:
+        terminalreporter.section("rows of the delivery table, as they were here", sep="-")
+        for row in rows:
+            terminalreporter.write_line(row)

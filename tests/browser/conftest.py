@@ -5,61 +5,58 @@ Everything here is of a module: Playwright's event loop must be gone when other 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tools.bench_delivery import brief
 from tools.chromium import Tab
 from tools.observed import Observed
 from tools.stage import Row, Stage
 
 SECONDS = 5.0  # of a figure: enough for a percentile of 120 pictures
 GROSS = 10.0  # times a limit of time: what is above stands still or queues up, on whatever machine
+Tell = Callable[[str, object], None]
 
 
 class Holds:
-    """Asserts that rows hold as delivery.md has them.
+    """Asserts that rows hold as delivery.md has them, and has pytest's summary tell what was measured.
 
-    Figures of time are the bench's to judge: they are of the machine, and of whatever else runs on it. Here one that
-    does not hold is taken once more, with its limits GROSS times as long; where it holds then, pytest's summary has
-    both figures. What must never happen, not even once, the tests assert themselves.
+    Figures of time are the bench's to judge: they are of the machine, and of whatever else runs on it. Here their
+    limits are GROSS times as long, and one that does not hold even so is taken once more. What must never happen, not
+    even once, the tests assert themselves.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, stage: Stage, tell: Tell) -> None:
+        self._stage, self._tell = stage, tell
 
     def __call__(self, row: Row) -> None:
-        limits = f"limits of time x {self._stage.slow:g}"
-        assert row.holds, f"{row.name} {row.figure}: {row.hold}, got {row.value} {row.note}; {limits}"
+        self._tell("row", f"{row.name}: {row.hold}: {brief(row.value)} {row.note}".strip())
+        assert row.holds, f"{row.name} {row.figure}: {row.hold}, got {row.value} {row.note}"
 
     def in_time(self, measure: Callable[[], Row | list[Row]]) -> list[Row]:
         """Every row that was measured, those of a disturbed first try included."""
-        first = rows_of(measure())
-        if all(row.holds for row in first):
-            return first
         self._stage.slow = GROSS
         try:
-            second = rows_of(measure())
-            for row in second:
-                self(row)
+            seen = last = rows_of(measure())
+            if not all(row.holds for row in seen):
+                last = rows_of(measure())
+                seen = seen + last
         finally:
             self._stage.slow = 1.0
-        for row, again in zip(first, second, strict=True):
-            if not row.holds:
-                warnings.warn(f"the table's limits, not held here: {row.name} {row.hold}, got {row.value} {row.note}, "
-                              f"then {again.value}", stacklevel=2)  # fmt: skip
-        return first + second
+        for row in last:
+            self(row)
+        return seen
 
 
 def rows_of(found: Row | list[Row]) -> list[Row]:
     return found if isinstance(found, list) else [found]
 
 
-@pytest.fixture(scope="module")
-def holds(stage: Stage) -> Holds:
-    return Holds(stage)
+@pytest.fixture
+def holds(stage: Stage, record_property: Tell) -> Holds:
+    return Holds(stage, record_property)
 
 
 @pytest.fixture(scope="session")

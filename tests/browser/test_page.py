@@ -239,7 +239,7 @@ def test_a_preset_is_reached_over_seconds(stage: Stage, server: Observed) -> Non
         tab.page.keyboard.press("Enter")
         tab.until("document.querySelector('.shelf li')")
         tab.page.evaluate(CHANGE, {"strength": 0.2, "guidance_scale": 1, "drift": 0.1, "prompt": "oil"})
-        slide(tab, "#set-morph", 1.5)
+        slide(tab, "#set-morph", 3)
         tab.page.click(".shelf .chip")
         tab.until("livebrush.settings.strength > 0.3")
         now = tab.livebrush("settings")

@@ -32,7 +32,7 @@ def test_l5_colours_come_back_as_they_were(stage: Stage, holds: Holds) -> None:
 
 
 def test_l6_a_setting_is_seen_within_two_frames(stage: Stage, holds: Holds) -> None:
-    holds.in_time(lambda: rows.l6(stage, 5))
+    holds.in_time(lambda: rows.l6(stage, 3))
 
 
 def test_c1_c2_r10_six_peers_at_once(stage: Stage, holds: Holds) -> None:
@@ -45,7 +45,7 @@ def test_c3_one_more_viewer_costs_no_encode(stage: Stage, holds: Holds) -> None:
 
 
 def test_c4_two_tabs_see_nothing_of_each_other(stage: Stage, holds: Holds) -> None:
-    holds(rows.c4(stage, 500))
+    holds(rows.c4(stage, 200))
 
 
 def test_r4_nothing_queues_up_under_overload(stage: Stage, holds: Holds) -> None:
