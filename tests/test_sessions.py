@@ -633,7 +633,7 @@ async def ended(pump: Pump) -> None:
 
 def test_a_source_on_the_server_goes_round_and_fits_every_session() -> None:
     async def job() -> None:
-        first, again = Scripted([1, 2, 3]), Scripted([4, 5])
+        first, again = Scripted([1, 2, 3]), Scripted([4, 5] * 5000)
         pump = Pump("scripted", opening(first, again))
         got: list[Frame] = []
         pump.start()

@@ -12,6 +12,7 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 WHOLE_S = 300.0  # for a test: some start several workers with a model
 TURN_S = 0.005
+ENDING_S = 2.0  # for tasks that have been told to end
 
 
 def run(job: Coroutine[Any, Any, T], seconds: float = WHOLE_S) -> T:
@@ -19,10 +20,11 @@ def run(job: Coroutine[Any, Any, T], seconds: float = WHOLE_S) -> T:
 
     async def bounded() -> T:
         result = await asyncio.wait_for(job, seconds)
-        await asyncio.sleep(0)
-        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        assert not left, left
-        return result
+        for _ in range(round(ENDING_S / TURN_S)):
+            if not (left := asyncio.all_tasks() - {asyncio.current_task()}):
+                return result
+            await asyncio.sleep(TURN_S)
+        raise AssertionError(f"tasks are left behind: {left}")
 
     return asyncio.run(bounded())
 
