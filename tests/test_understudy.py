@@ -16,12 +16,14 @@ from stream.supervisor import Plan, Supervisor
 from stream.understudy import Understudy
 from stream.worker import GENTLE
 
+SLOWLY_S = 200.0  # it imports when nobody else wants the processor
+
 
 async def stand_by(understudy: Understudy) -> int:
     """Its process id, once it has imported everything."""
     understudy.prepare()
     understudy.prepare()  # one is enough
-    await until(lambda: understudy.rehearsed, 60)
+    await until(lambda: understudy.rehearsed, SLOWLY_S)
     assert understudy._process is not None
     return understudy._process.pid
 
@@ -61,7 +63,7 @@ def test_closing_ends_it_in_every_state(rehearsed: bool) -> None:
     async def test() -> None:
         understudy = Understudy()
         understudy.prepare()
-        await until(lambda: understudy._process and understudy.rehearsed >= rehearsed, 60)
+        await until(lambda: understudy._process and understudy.rehearsed >= rehearsed, SLOWLY_S)
         assert understudy._process is not None
         pid = understudy._process.pid
         await understudy.close()
@@ -94,16 +96,16 @@ def test_it_takes_over_from_a_worker_that_is_killed(rehearsed: bool) -> None:
     async def test() -> None:
         supervisor = Supervisor(Plan(spec("builtin")), limits=QUICK)
         supervisor.start()
-        await until(lambda: supervisor.state == "ready", 60)
+        await until(lambda: supervisor.state == "ready", SLOWLY_S)
         worker = supervisor.pid
         assert worker is not None
         understudy = supervisor._understudy
-        await until(lambda: understudy._process and understudy.rehearsed >= rehearsed, 60)
+        await until(lambda: understudy._process and understudy.rehearsed >= rehearsed, SLOWLY_S)
         assert understudy._process is not None
         pid = understudy._process.pid
         await until(lambda: nice_of_group(pid) in (GENTLE, None))
         os.kill(worker, signal.SIGKILL)
-        await until(lambda: supervisor.restarts == 1 and supervisor.state == "ready", 60)
+        await until(lambda: supervisor.restarts == 1 and supervisor.state == "ready", SLOWLY_S)
         assert supervisor.pid == pid
         assert nice_of_group(pid) in (0, None), "it is not gentle any more"
         await until(lambda: understudy._process)

@@ -123,10 +123,18 @@ def wants_browser(asked: bool | None) -> bool:
 
 
 def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
-    """Serves until it is stopped. `out` gets the address; `console` is for the status line and errors.
+    """Serves until it is stopped, by Ctrl-C also while it starts. `out` gets the address; `console` is for the status
+    line and errors.
 
     Raises LivebrushError before it serves, where something is wrong with what was asked for.
     """
+    try:
+        begin(config, out, console)
+    except KeyboardInterrupt:  # later the server hears the signal itself
+        forget_interrupt()
+
+
+def begin(config: Config, out: Callable[[str], Any], console: Console) -> None:
     planned = plan(config)
     config, made = settled(config)
     for text in config.outputs:
@@ -140,11 +148,8 @@ def serve(config: Config, out: Callable[[str], Any], console: Console) -> None:
         out(f"Livebrush is at {Places(config.host, config.port, config.scheme)} (Ctrl-C stops it)")
         for token in made:
             out(f"A new token, for this run: --token {token}")
-        try:
-            run = import_module("web.server").run  # everything heavy: the browser may knock meanwhile
-            asyncio.run(run(config, planned, bound, console, certificate))
-        except KeyboardInterrupt:  # while it starts; later the server hears the signal itself
-            forget_interrupt()
+        run = import_module("web.server").run  # everything heavy: the browser may knock meanwhile
+        asyncio.run(run(config, planned, bound, console, certificate))
 
 
 def forget_interrupt() -> None:
