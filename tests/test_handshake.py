@@ -35,8 +35,10 @@ class Line:
 
 def transport(line: Line, shake: Any) -> Any:
     """A DTLS transport as far as a handshake asks for one."""
-    ice = SimpleNamespace(_connection=line, _send=line.send)
-    return SimpleNamespace(transport=ice, _do_handshake=shake, _RTCDtlsTransport__rx_packets=0)
+    ice, ssl = SimpleNamespace(_connection=line, _send=line.send), SimpleNamespace(DTLSv1_get_timeout=lambda: None)
+    made = SimpleNamespace(transport=ice, _do_handshake=shake, _ssl=ssl, state="connecting", encrypted=False)
+    made._RTCDtlsTransport__rx_packets = 0
+    return made
 
 
 def heard(dtls: Any) -> None:
@@ -68,6 +70,33 @@ def test_a_flight_is_repeated_until_the_next_and_nothing_after_the_end(monkeypat
         assert len(line.sent) == before
 
     run(job())
+
+
+@pytest.mark.parametrize("end", ["acknowledged", "closed"])
+def test_a_last_flight_of_ours_is_repeated_until_it_is_acknowledged(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """By DTLS 1.3 the handshake is over then for us, and not for the other side."""
+    monkeypatch.setattr(handshake, "AGAIN_S", (0.01, 0.02))
+    line = Line()
+
+    async def shake() -> None:
+        await dtls.transport._send(b"finished")
+        dtls.encrypted, dtls._ssl.DTLSv1_get_timeout = True, lambda: 0.5
+
+    dtls = transport(line, shake)
+    Flights(dtls)
+
+    async def job() -> None:
+        await dtls._do_handshake()
+        dtls.state = "connected"
+        await dtls.transport._send(b"media")
+        await until(lambda: line.sent.count(b"finished") >= 4)
+        assert line.sent.count(b"media") == 1
+        if end == "closed":
+            dtls.state = "closed"
+        else:
+            dtls._ssl.DTLSv1_get_timeout = lambda: None
+
+    run(job())  # and no task is left behind
 
 
 def test_what_ends_the_handshake_ends_the_repeating() -> None:

@@ -8,6 +8,7 @@ seconds by that, and its first message up to ten more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import RTCSctpTransport
@@ -22,7 +23,8 @@ FIRST_RTO_S = 1.0  # before a round trip was measured, as RFC 9260 (section 16) 
 class Flights:
     """The handshake of a transport, in place of its own, which it calls: each flight is repeated until the next one.
 
-    A record that comes twice is dropped by its number (RFC 6347, section 4.1.2.6).
+    A record that comes twice is dropped by its number (RFC 6347, section 4.1.2.6). In DTLS 1.3 the last flight may be
+    ours: the handshake is over for us then, and the other side waits for it until it has acknowledged it.
     """
 
     def __init__(self, transport: RTCDtlsTransport) -> None:
@@ -31,18 +33,26 @@ class Flights:
         self._flight: list[bytes] = []
         self._heard = 0  # datagrams, when the flight began
         self._fresh = False  # since it was looked at last
+        self._repeating: asyncio.Task[None] | None = None
         transport._do_handshake = self.run  # type: ignore[method-assign]
 
     async def run(self) -> None:
         """Ends as the stock one does: connected, or with the transport failed."""
         self._ice._send = self._send
-        repeating = asyncio.create_task(self._repeat())
+        self._repeating = asyncio.create_task(self._repeat())
         try:
             await self._handshake()
         finally:
-            repeating.cancel()
             self._ice._send = self._ice._connection.send
-            await asyncio.gather(repeating, return_exceptions=True)
+            if not (self._dtls.encrypted and self._unanswered):
+                self._repeating.cancel()
+                await asyncio.gather(self._repeating, return_exceptions=True)
+
+    @property
+    def _unanswered(self) -> bool:
+        """Whether OpenSSL itself would repeat something."""
+        ssl, open_ = self._dtls._ssl, self._dtls.state in ("connecting", "connected")
+        return open_ and ssl is not None and ssl.DTLSv1_get_timeout() is not None
 
     async def _send(self, data: bytes) -> None:
         heard = inner(self._dtls, RTCDtlsTransport, "rx_packets")
@@ -56,12 +66,15 @@ class Flights:
     async def _repeat(self) -> None:
         least, most = AGAIN_S
         wait = least
-        while True:
+        while self._unanswered or not self._dtls.encrypted:
             await asyncio.sleep(wait)
-            if self._fresh:
-                self._fresh, wait = False, least
-                continue
-            wait = min(2 * wait, most)
+            wait = least if self._fresh else min(2 * wait, most)
+            if not self._fresh:
+                await self._send_again()
+            self._fresh = False
+
+    async def _send_again(self) -> None:
+        with contextlib.suppress(ConnectionError):  # of which whoever receives hears, too
             for data in list(self._flight):
                 await self._ice._connection.send(data)
 
