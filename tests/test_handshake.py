@@ -7,20 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aioice.ice import get_host_addresses
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 from rtc_client import Client
-from test_rtc import Mirror
+from test_rtc import Mirror, needs_address
 from waiting import PATIENCE_S, run, until
 
 from web.media import handshake
 from web.media.handshake import FIRST_RTO_S, RTO_S, Flights
 from web.media.library import set_inner
-
-needs_address = pytest.mark.skipif(
-    not get_host_addresses(use_ipv4=True, use_ipv6=True), reason="aiortc needs an address besides the loopback"
-)
 
 
 class Line:
